@@ -1,0 +1,112 @@
+"""What must hold before anything on a machine is touched. Each function returns what is wrong, a line each.
+
+A line names the variable or the thing, and says what to do; the caller puts the host in front.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Dict, Iterable, List, Mapping, Sequence
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from .sizes import from_bytes, to_bytes
+
+ARCHITECTURES = ("x86_64", "aarch64")
+
+
+def machine(found: Mapping[str, Any], needed_bytes: int, controller_time: float, clock_skew_max: float) -> List[str]:
+    """Whether the machine is one that the roles know how to serve. `needed_bytes` must be free on its disk."""
+    problems = []
+    if found["architecture"] not in ARCHITECTURES:
+        problems.append(
+            "architecture {} is not supported: artifacts exist for {}. On a 32-bit system of a 64-bit board, install "
+            "the 64-bit one".format(found["architecture"], " and ".join(ARCHITECTURES))
+        )
+    if found["init"] != "systemd":
+        problems.append(
+            "PID 1 is {}, not systemd: the caps and the restarts of every service are systemd's. Use a system that "
+            "boots with it, such as Debian 12 or 13".format(found["init"])
+        )
+    if not found["cgroup_version"]:
+        problems.append(
+            "the kernel's memory controller is off, so no cap would hold. {}, then reboot".format(
+                "Add cgroup_enable=memory cgroup_memory=1 to the one line of /boot/firmware/cmdline.txt "
+                "(/boot/cmdline.txt before Debian 12)"
+                if "Raspberry" in found["model"]
+                else "Boot the kernel with cgroup_enable=memory (and without cgroup_disable=memory); on a Raspberry Pi "
+                "add cgroup_enable=memory cgroup_memory=1 to /boot/firmware/cmdline.txt"
+            )
+        )
+    if found["disk_free"] < needed_bytes:
+        problems.append(
+            "{} are free for /opt/roverwatch, {} are needed (artifacts and base_disk_reserve): free some, or lower "
+            "base_disk_reserve".format(from_bytes(found["disk_free"]), from_bytes(needed_bytes))
+        )
+    skew = found["time"] - controller_time
+    if abs(skew) > clock_skew_max:
+        problems.append(
+            "the clock is {:.0f} s {} the controller's (base_clock_skew_max is {:g}): samples would land at the wrong "
+            "time. Set it: timedatectl set-ntp true".format(
+                abs(skew), "ahead of" if skew > 0 else "behind", clock_skew_max
+            )
+        )
+    return problems
+
+
+def caps(roles: Iterable[str], values: Mapping[str, Any]) -> Dict[str, List[object]]:
+    """The caps that the roles put into the budget, by the variable that sets them, once for each instance."""
+    named = {role: role + "_memory_max" for role in roles if role + "_memory_max" in values}
+    return {name: [values[name]] * int(values.get(role + "_instances", 1)) for role, name in named.items()}
+
+
+def artifacts(roles: Iterable[str], values: Mapping[str, Any]) -> Dict[str, str]:
+    """The artifacts that the roles need, with their versions."""
+    return {
+        values.get(role + "_artifact", role): values[role + "_version"]
+        for role in roles
+        if role + "_version" in values
+    }
+
+
+def budget(memory_budget: object, memory_caps: Mapping[str, Sequence[object]]) -> List[str]:
+    """Whether every cap is a size, and all of them together fit into the budget."""
+    problems = []
+    for name, size in {"memory_budget": memory_budget, **{n: s[0] for n, s in memory_caps.items()}}.items():
+        try:
+            to_bytes(size)
+        except ValueError as error:
+            problems.append("{}: {}".format(name, error))
+    if problems:
+        return problems
+    total = sum(to_bytes(size) for sizes in memory_caps.values() for size in sizes)
+    if total > to_bytes(memory_budget):
+        listed = ["{} {}".format(name, " + ".join(map(str, sizes))) for name, sizes in sorted(memory_caps.items())]
+        problems.append(
+            "the caps add up to {}, more than memory_budget, which is {}: {}. Lower a cap or raise the budget".format(
+                from_bytes(total), from_bytes(to_bytes(memory_budget)), ", ".join(listed)
+            )
+        )
+    return problems
+
+
+def variables(role: str, options: Mapping[str, Any], values: Mapping[str, Any]) -> List[str]:
+    """Whether a role's variables have the types and choices of its meta/argument_specs.yml.
+
+    `values` are all variables of the host that start with the role's name. One that the role does not know is most
+    often misspelt, and would otherwise do nothing.
+    """
+    known = {name: value for name, value in values.items() if name in options}
+    result = ArgumentSpecValidator(dict(options)).validate(known)
+    problems = ["role {}: {}".format(role, message) for message in result.error_messages]
+    for name in sorted(set(values) - set(options)):
+        close = difflib.get_close_matches(name, options, 1)
+        problems.append(
+            "role {} has no variable {}{}".format(role, name, ": did you mean {}?".format(close[0]) if close else "")
+        )
+    return problems
+
+
+def owned(role: str, roles: Iterable[str], names: Iterable[str]) -> List[str]:
+    """The variables that belong to a role: they start with its name, and with no longer name of another role."""
+    longer = tuple(other + "_" for other in roles if other.startswith(role + "_"))
+    return [name for name in names if name.startswith(role + "_") and not name.startswith(longer or ("\0",))]

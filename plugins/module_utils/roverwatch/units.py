@@ -1,0 +1,93 @@
+"""What a unit of Roverwatch is made of on the disk, and which revision of it a process runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+CONFIG = Path("/etc/roverwatch")
+UNITS = Path("/etc/systemd/system")
+SLICE = "roverwatch.slice"
+
+# The variable that carries the revision into the process: what a process was started with can be read from the
+# kernel, so that an interrupted run is seen by the next one, and nothing is restarted that runs what it should.
+REVISION = "ROVERWATCH_REVISION"
+PLACEHOLDER = "@revision@"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that belongs to a unit. `validate` is a command line, `{}` in it the path of the staged file."""
+
+    path: Path
+    content: str
+    mode: int = 0o644
+    validate: Sequence[str] = ()
+
+
+def revision(unit: str, configs: Sequence[File]) -> str:
+    """Sixteen hex digits over all that the process reads when it starts."""
+    digest = hashlib.sha256(unit.encode())
+    for file in configs:
+        digest.update("{}\0{}\0".format(file.path, file.content).encode())
+    return digest.hexdigest()[:16]
+
+
+def unit_path(name: str) -> Path:
+    return UNITS / (name + ".service")
+
+
+def service_path(name: str) -> Path:
+    """What health checks read of a unit."""
+    return CONFIG / "services.d" / (name + ".json")
+
+
+def scrape_path(name: str) -> Path:
+    """What vmagent scrapes of a unit, in Prometheus' file_sd format."""
+    return CONFIG / "scrape.d" / (name + ".json")
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def layout(
+    name: str, unit: str, configs: Sequence[File], service: Mapping[str, Any], scrape: Sequence[Any]
+) -> List[File]:
+    """Every file of a unit in the order in which they land: the unit last, since it points at the others."""
+    return [
+        *configs,
+        File(service_path(name), as_json({"unit": name, **service})),
+        File(scrape_path(name), as_json(scrape)),
+        File(unit_path(name), unit.replace(PLACEHOLDER, revision(unit, configs))),
+    ]
+
+
+def running_revision(environ: bytes) -> Optional[str]:
+    """The revision in a process's environment, as /proc/<pid>/environ has it."""
+    for item in environ.split(b"\0"):
+        key, _, value = item.partition(b"=")
+        if key == REVISION.encode():
+            return value.decode()
+    return None
+
+
+def differing(files: Sequence[File]) -> List[File]:
+    """Those that are not on the disk as they should be."""
+    return [file for file in files if current(file) != {"content": file.content, "mode": file.mode}]
+
+
+def current(file: File) -> Optional[Dict[str, Any]]:
+    """Content and mode of what is there now, None where nothing is."""
+    if not file.path.is_file():
+        return None
+    return {"content": file.path.read_text(encoding="utf-8", errors="replace"), "mode": file.path.stat().st_mode & 0o7777}
+
+
+def first_process(scope: Path) -> Optional[int]:
+    """The oldest process in a container's cgroup; crun keeps it in a group of its own below the scope."""
+    pids = [int(pid) for file in scope.rglob("cgroup.procs") for pid in file.read_text().split()]
+    return min(pids, default=None)

@@ -1,0 +1,325 @@
+#!/usr/bin/python
+"""One service: its files, its unit, and the proof that it runs what they say."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: capped_unit
+short_description: Make a systemd service run exactly what its unit and files say
+description:
+  - Validates a service's configuration files and unit, puts them in place together, starts the service or restarts
+    it if the running process was started with other ones, waits until it is ready, and asserts that what runs is
+    the version that was asked for. Where one file is invalid, none is changed.
+  - Whether a restart is due is not a matter of what this run changed. The unit puts a revision (C(@revision@) in
+    O(unit) is replaced with it) into the process's environment, where the kernel keeps it. So a run that was cut
+    off half-way is finished by the next one, and a process that runs what it should is never restarted.
+options:
+  name:
+    description: The unit's name without C(.service).
+    type: str
+    required: true
+  state:
+    description: V(absent) stops the service and removes its unit and files.
+    type: str
+    choices: [present, absent]
+    default: present
+  unit:
+    description: The unit file. It sets C(Environment=ROVERWATCH_REVISION=@revision@) for the service's main process.
+    type: str
+  files:
+    description: The service's configuration files.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Where the file goes.
+        type: path
+        required: true
+      content:
+        description: What is in it.
+        type: str
+        required: true
+      mode:
+        description: Its permissions, in octal.
+        type: str
+        default: "0644"
+      validate:
+        description: A command that must accept the file before it lands; C({}) in it is the staged file's path.
+        type: list
+        elements: str
+        default: []
+  service:
+    description: >-
+      What health checks need to know: C(kind), C(version), C(memory_max) (bytes), C(ready_url), and C(exe) of a binary
+      or C(engine), C(image), C(image_id) and C(cid_file) of a container. Kept in C(/etc/roverwatch/services.d).
+    type: dict
+  scrape:
+    description: The service's targets in Prometheus' file_sd format. Kept in C(/etc/roverwatch/scrape.d).
+    type: list
+    elements: dict
+    default: []
+  ready_timeout:
+    description: Seconds that the service may take until its C(ready_url) answers 2xx.
+    type: int
+    default: 30
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Run vmagent
+  capped_unit:
+    name: roverwatch-vmagent
+    unit: "{{ lookup('ansible.builtin.template', 'unit.j2') }}"
+    files:
+      - path: /etc/roverwatch/vmagent/scrape.yml
+        content: "{{ lookup('ansible.builtin.template', 'scrape.yml.j2') }}"
+        validate: [/opt/roverwatch/vmagent/1.150.0/vmagent, -dryRun, -promscrape.config={}]
+    service:
+      kind: binary
+      version: 1.150.0
+      exe: /opt/roverwatch/vmagent/1.150.0/vmagent
+      memory_max: 50331648
+      ready_url: http://127.0.0.1:8429/health
+    scrape:
+      - targets: ["127.0.0.1:8429"]
+        labels: {job: vmagent}
+"""
+
+RETURN = r"""
+restarted:
+  description: Whether a running process was replaced.
+  type: bool
+  returned: state is present
+main_pid:
+  description: The main process of the unit.
+  type: int
+  returned: state is present, not in check mode
+ready_seconds:
+  description: How long the service took to be ready.
+  type: float
+  returned: state is present, not in check mode
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, probe, systemd, units
+
+PROPERTIES = ["ActiveState", "SubState", "MainPID", "UnitFileState", "NeedDaemonReload", "Result"]
+# A service that is not coming up is restarted by systemd meanwhile; more often than this means that it will not.
+RESTARTS_TOLERATED = 3
+
+
+class Refused(Exception):
+    """The service cannot be made to run what was asked for; the text says why and where to look."""
+
+
+class CappedUnit:
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.name = module.params["name"]
+        self.service = module.params["service"]
+
+    def systemctl(self, *args: str) -> None:
+        rc, _, err = self.module.run_command(["systemctl", *args])
+        if rc != 0:
+            raise Refused("systemctl {}: {}\n{}".format(" ".join(args), err.strip(), self.journal()))
+
+    def journal(self) -> str:
+        return "\n".join(["Last lines of its journal:", *systemd.journal_tail(self.name, 15)])
+
+    def state(self) -> dict[str, str]:
+        return systemd.show(self.name, PROPERTIES)
+
+    # present
+
+    def present(self) -> dict:
+        unit = self.module.params["unit"]
+        configs = [
+            units.File(Path(f["path"]), f["content"], int(f["mode"], 8), f["validate"])
+            for f in self.module.params["files"]
+        ]
+        files = units.layout(self.name, unit, configs, self.service, self.module.params["scrape"])
+        due = units.differing(files)
+        for file in due:
+            self.validate(file)
+
+        before = self.state()
+        active = before["ActiveState"] in ("active", "activating", "reloading")
+        restart = active and not self.runs(units.revision(unit, configs), int(before["MainPID"]))
+        result = {
+            "changed": bool(due) or restart or before["ActiveState"] != "active" or before["UnitFileState"] != "enabled",
+            "restarted": restart,
+            "diff": [self.diff(file) for file in due],
+        }
+        if self.module.check_mode:
+            return result
+
+        for file in due:
+            self.write(file)
+        if due or before["NeedDaemonReload"] == "yes":
+            self.systemctl("daemon-reload")
+        if before["UnitFileState"] != "enabled":
+            self.systemctl("enable", self.name)
+        if restart:
+            self.systemctl("restart", self.name)
+        elif before["ActiveState"] != "active":
+            self.systemctl("start", self.name)
+        return {**result, **self.prove()}
+
+    def validate(self, file: units.File) -> None:
+        """Have the program that will read a file accept it, under the name that it will have."""
+        if file.path.suffix == ".service":
+            command = ["systemd-analyze", "verify", "--man=no", "{}"]
+        elif file.validate:
+            command = list(file.validate)
+        else:
+            return
+        if self.module.check_mode and not self.installed():
+            return  # the program comes with the artifact, which check mode does not bring
+        with tempfile.TemporaryDirectory(prefix="roverwatch-") as folder:
+            Path(folder).chmod(0o755)
+            staged = Path(folder) / file.path.name
+            staged.write_text(file.content, encoding="utf-8")
+            staged.chmod(0o644)
+            rc, out, err = self.module.run_command([part.replace("{}", str(staged)) for part in command])
+        if rc != 0:
+            raise Refused(
+                "{} is invalid, and nothing was changed. {} says:\n{}".format(file.path, command[0], (out + err).strip())
+            )
+
+    def write(self, file: units.File) -> None:
+        file.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        arriving = file.path.with_name("." + file.path.name + ".new")
+        with arriving.open("w", encoding="utf-8") as stream:
+            stream.write(file.content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        arriving.chmod(file.mode)
+        arriving.replace(file.path)
+
+    def diff(self, file: units.File) -> dict:
+        there = units.current(file) or {"content": "", "mode": None}
+        return {
+            "before_header": str(file.path),
+            "after_header": str(file.path),
+            "before": there["content"],
+            "after": file.content,
+        }
+
+    # what runs
+
+    def process(self, main_pid: int) -> int | None:
+        """The process that does the service's work: a container's own, not its supervisor."""
+        if self.service["kind"] == "binary":
+            return main_pid or None
+        cid_file = Path(self.service["cid_file"])
+        if not cid_file.exists():
+            return None
+        roverwatch_slice = systemd.show(units.SLICE, ["ControlGroup"])["ControlGroup"]
+        scope = cgroup.container_scope(
+            cgroup.find_controller().directory(roverwatch_slice), cid_file.read_text().strip()
+        )
+        return units.first_process(scope) if scope else None
+
+    def runs(self, revision: str, main_pid: int) -> bool:
+        """Whether the running process was started with this revision, from the file that is there now."""
+        proc = Path("/proc/{}".format(self.process(main_pid)))
+        try:
+            if self.service["kind"] == "binary" and os.readlink(proc / "exe") != self.service["exe"]:
+                return False
+            return units.running_revision((proc / "environ").read_bytes()) == revision
+        except OSError:
+            return False  # it ended just now
+
+    def installed(self) -> bool:
+        """Whether what the unit starts is on the machine."""
+        return shutil.which(self.service.get("exe") or self.service["engine"]) is not None
+
+    def prove(self) -> dict:
+        """Wait until the service is ready; assert that what runs is what was asked for."""
+        restarts: set[str] = set()
+
+        def alive() -> bool:
+            state = self.state()
+            restarts.add(state["MainPID"])
+            return state["ActiveState"] in ("active", "activating") and len(restarts) <= RESTARTS_TOLERATED
+
+        ready = probe.wait_ready(self.service["ready_url"], self.module.params["ready_timeout"], alive)
+        state = self.state()
+        if not ready.ready:
+            raise Refused(
+                "{} is {} ({}) and not ready: {}\n{}".format(
+                    self.name, state["ActiveState"], state["Result"], ready.reason, self.journal()
+                )
+            )
+        main_pid = int(state["MainPID"])
+        self.assert_version(main_pid)
+        return {"main_pid": main_pid, "ready_seconds": round(ready.seconds, 2)}
+
+    def assert_version(self, main_pid: int) -> None:
+        if self.service["kind"] == "binary":
+            wanted, found = self.service["exe"], os.readlink("/proc/{}/exe".format(main_pid))
+        else:
+            cid = Path(self.service["cid_file"]).read_text().strip()
+            inspect = [self.service["engine"], "inspect", "--format", "{{.Image}}", cid]
+            image = self.module.run_command(inspect, check_rc=True)[1].strip()
+            wanted, found = self.service["image_id"], "sha256:" + image.removeprefix("sha256:")
+        if found != wanted:
+            raise Refused("{} answers, but runs {} instead of {}".format(self.name, found, wanted))
+
+    # absent
+
+    def absent(self) -> dict:
+        paths = [units.unit_path(self.name), units.service_path(self.name), units.scrape_path(self.name)]
+        paths += [Path(file["path"]) for file in self.module.params["files"]]
+        there = [path for path in paths if path.exists()]
+        known = units.unit_path(self.name).exists() or self.state()["ActiveState"] != "inactive"
+        if not self.module.check_mode:
+            if known:
+                self.systemctl("disable", "--now", self.name)
+            for path in there:
+                path.unlink()
+            if known:
+                self.systemctl("daemon-reload")
+                self.module.run_command(["systemctl", "reset-failed", self.name])
+        return {"changed": bool(there) or known}
+
+
+def main() -> None:
+    file_spec = {
+        "path": {"type": "path", "required": True},
+        "content": {"type": "str", "required": True},
+        "mode": {"type": "str", "default": "0644"},
+        "validate": {"type": "list", "elements": "str", "default": []},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "unit": {"type": "str"},
+            "files": {"type": "list", "elements": "dict", "default": [], "options": file_spec},
+            "service": {"type": "dict"},
+            "scrape": {"type": "list", "elements": "dict", "default": []},
+            "ready_timeout": {"type": "int", "default": 30},
+        },
+        required_if=[("state", "present", ("unit", "service"))],
+        supports_check_mode=True,
+    )
+    unit = CappedUnit(module)
+    try:
+        module.exit_json(**(unit.present() if module.params["state"] == "present" else unit.absent()))
+    except (Refused, systemd.SystemdError) as error:
+        module.fail_json(msg="{}: {}".format(unit.name, error))
+
+
+if __name__ == "__main__":
+    main()
