@@ -8,7 +8,8 @@ short_description: The lab's Docker containers as inventory hosts
 description:
   - M(community.docker.docker_containers) with two differences. A host is named by its container's label
     C(roverwatch.host) (C(robot-1) for the container C(roverwatch-robot-1)), so that the names on a series and in
-    a report are those of a real fleet. Only containers of one lab are listed.
+    a report are those of a real fleet. Only containers of one lab are listed, and how each is reached is said as
+    well, with the keys in C(.lab/).
 extends_documentation_fragment:
   - ansible.builtin.constructed
   - community.docker.docker.api_documentation
@@ -52,11 +53,17 @@ options:
     default: false
 """
 
-from typing import Any  # noqa: E402  (Ansible reads DOCUMENTATION first)
+from pathlib import Path  # noqa: E402  (Ansible reads DOCUMENTATION first)
+from typing import Any  # noqa: E402
 
+from ansible.template import trust_as_template  # noqa: E402
 from ansible_collections.community.docker.plugins.inventory.docker_containers import (  # noqa: E402
     InventoryModule as DockerContainers,
 )
+
+SSH_PORT = 22
+# A machine that is off publishes no port; nothing listens on this one, so Ansible says that it is unreachable.
+UNREACHABLE_PORT = 1
 
 
 class _LabClient:
@@ -65,17 +72,43 @@ class _LabClient:
     def __init__(self, client: Any, lab: str) -> None:
         self._client = client
         self._lab = lab
+        self.ports: dict[str, int] = {}
 
     def get_json(self, path: str, *args: Any, **options: Any) -> Any:
         answer = self._client.get_json(path, *args, **options)
         if path != "/containers/json":
             return answer
         ours = [c for c in answer if c["Labels"].get("roverwatch.lab") == self._lab]
+        for container in ours:
+            published = [p["PublicPort"] for p in container["Ports"] if p["PrivatePort"] == SSH_PORT]
+            self.ports[container["Labels"]["roverwatch.host"]] = published[0] if published else UNREACHABLE_PORT
         return [{**c, "Names": [c["Labels"]["roverwatch.host"]]} for c in ours]
 
 
 class InventoryModule(DockerContainers):
     NAME = "lab_containers"
 
+    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
+        self._keys = Path(path).resolve().parents[1] / ".lab"
+        super().parse(inventory, loader, path, cache)
+
     def _populate(self, client: Any) -> None:
-        super()._populate(_LabClient(client, self.get_option("lab")))
+        lab = self.get_option("lab")
+        lister = _LabClient(client, lab)
+        super()._populate(lister)
+        # For testinfra, which opens its own connections, this must be said here: it evaluates no templates, and
+        # trusted, or `ansible-inventory` wraps the text in a mapping.
+        keys = self._keys / lab
+        reached = {
+            "ansible_host": "127.0.0.1",
+            "ansible_user": "rover",
+            "ansible_ssh_private_key_file": str(keys / "id_ed25519"),
+            "ansible_ssh_common_args": (
+                f"-o UserKnownHostsFile={keys}/known_hosts -o HostKeyAlias=roverwatch-lab "
+                "-o StrictHostKeyChecking=yes -o IdentitiesOnly=yes"
+            ),
+        }
+        for host, port in lister.ports.items():
+            self.inventory.set_variable(host, "ansible_port", port)
+            for name, value in reached.items():
+                self.inventory.set_variable(host, name, trust_as_template(value))

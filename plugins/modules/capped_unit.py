@@ -242,7 +242,11 @@ class CappedUnit:
 
     def installed(self) -> bool:
         """Whether what the unit starts is on the machine."""
-        return shutil.which(self.service.get("exe") or self.service["engine"]) is not None
+        if self.service["kind"] == "binary":
+            return Path(self.service["exe"]).exists()
+        engine = self.service["engine"]
+        inspect = [engine, "image", "inspect", self.service["image"]]
+        return shutil.which(engine) is not None and self.module.run_command(inspect)[0] == 0
 
     def prove(self) -> dict:
         """Wait until the service is ready; assert that what runs is what was asked for."""

@@ -1,0 +1,76 @@
+# What a user and CI run. Everything else is ansible-playbook, as the README shows.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+MAKEFLAGS += --no-print-directory
+
+# How many robots the demo has.
+ROBOTS ?= 3
+
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+PLAY := ansible-playbook -i inventory/lab.docker.yml
+
+.PHONY: help demo demo-down test soak lint unit image bench engine images artifacts clean lock
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+# The controller's environment: made once, and again when the lock changes.
+$(BIN)/.locked: requirements.txt
+	@echo "controller: making .venv from requirements.txt"
+	python3 -m venv .venv
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > .venv/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .venv/uv.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.txt
+	touch $@
+
+engine:
+	@lab/engine.sh start
+
+images: engine
+	@lab/images.sh
+
+artifacts: $(BIN)/.locked engine ## Fill the artifact store with every binary and image that goes onto a machine
+	@ansible-playbook playbooks/artifacts.yml
+
+image: artifacts ## Build the sensor service's image (a part of `artifacts`)
+
+demo: $(BIN)/.locked engine ## Three robots and a hub in Docker, provisioned and checked (ROBOTS=8 for more)
+	@lab/stage.sh "images and artifacts" $(MAKE) -j2 images artifacts
+	lab/stage.sh "machines" $(PLAY) playbooks/lab/create.yml -e lab_robots=$(ROBOTS)
+	lab/stage.sh "provisioning" $(PLAY) playbooks/site.yml
+	lab/stage.sh "health" $(PLAY) playbooks/health.yml -e health_wait_seconds=60
+	lab/stage.sh summary
+	echo "The hub's VMUI: http://$$(docker port roverwatch-hub-1 8428/tcp | head -n 1)/vmui/"
+
+demo-down: $(BIN)/.locked ## Remove the demo's containers, volumes, network and keys, and the engine if the demo started it
+	@if docker info >/dev/null 2>&1; then $(PLAY) -i localhost, playbooks/lab/destroy.yml; fi
+	lab/engine.sh stop
+
+lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy, shellcheck
+	@yamllint --strict .
+	ansible-lint --offline --strict
+	ruff check .
+	ruff format --check .
+	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/filter plugins/inventory
+
+unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's invariants
+	@pytest -q
+
+test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios
+	@tests/run.sh
+
+soak: $(BIN)/.locked ## The scenarios with larger numbers: hours, not minutes
+	@tests/run.sh soak
+
+bench: $(BIN)/.locked ## The measurements that the documents quote
+	@bench/run.sh
+
+lock: ## Pin the dependencies anew, with hashes and without index URLs
+	@uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --universal --python-version 3.11 app/requirements.in -o app/requirements.txt
+	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --universal --python-version 3.11 requirements.in -o requirements.txt
+
+clean: demo-down ## Remove what was built, too: images, artifacts, the environment
+	@docker image ls -q 'roverwatch*/*' | sort -u | xargs -r docker image rm -f >/dev/null 2>&1 || true
+	rm -rf artifacts reports .venv .lab

@@ -1,0 +1,151 @@
+"""The HTTP interface. It reads what the sampler has, and starts nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.wrappers import Response as BaseResponse
+
+from . import __version__
+from .metrics import Metrics
+from .sampler import BUFFER_SIZE, Sampler, State
+
+METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+
+log = logging.getLogger(__name__)
+
+
+class BadParameter(Exception):
+    """A query parameter that cannot be used."""
+
+    def __init__(self, parameter: str, message: str) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+def create_app(sampler: Sampler, metrics: Metrics) -> Flask:
+    """Make the WSGI application. Nothing is shared between two of them."""
+    app = Flask("sensor_service", static_folder=None)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.url_map.merge_slashes = False  # or //metrics is answered with a redirect in HTML
+    _add_routes(app, sampler, metrics, started=time.monotonic())
+    _add_errors(app)
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        method = request.method if request.method in METHODS else "other"
+        metrics.requests.labels(_route(), method, response.status_code).inc()
+        return response
+
+    return app
+
+
+def _add_routes(app: Flask, sampler: Sampler, metrics: Metrics, started: float) -> None:
+    @app.get("/")
+    def index() -> Response:
+        return jsonify(
+            name="sensor_service",
+            version=__version__,
+            uptime_seconds=round(time.monotonic() - started, 3),
+            sources=[
+                {
+                    "name": source.name,
+                    "type": source.type,
+                    "state": source.state,
+                    "error": source.error,
+                    "last_sample_timestamp": source.timestamp or None,
+                }
+                for source in sampler.snapshots()
+            ],
+            links={rule.endpoint: rule.rule for rule in app.url_map.iter_rules()},
+        )
+
+    @app.get("/sensor")
+    def sensor() -> Response:
+        names, limit = _parameters(sampler)
+        if limit is not None:
+            readings = sampler.history(names, limit)
+        else:
+            readings = [item for one in sampler.snapshots() if one.name in names for item in one.readings]
+        return jsonify(readings=[reading._asdict() for reading in readings])
+
+    @app.get("/metrics", endpoint="metrics")
+    def scrape() -> Response:
+        body, content_type = metrics.render(sampler.snapshots(), _wants_openmetrics(request.accept_mimetypes))
+        return Response(body, content_type=content_type, headers={"Vary": "Accept"})
+
+    @app.get("/healthz")
+    def healthz() -> Response:
+        return jsonify(status="ok")
+
+    @app.get("/readyz")
+    def readyz() -> tuple[Response, int]:
+        late = [source for source in sampler.snapshots() if source.state in (State.PENDING, State.STALE)]
+        if not late:
+            return jsonify(status="ok"), 200
+        sources = [{"name": source.name, "state": source.state, "error": source.error} for source in late]
+        return jsonify(status="not ready", sources=sources), 503
+
+
+def _add_errors(app: Flask) -> None:
+    @app.errorhandler(BadParameter)
+    def bad_parameter(error: BadParameter) -> tuple[Response, int]:
+        return jsonify(error=str(error), parameter=error.parameter), 400
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> BaseResponse:
+        response = error.get_response()  # keeps what belongs to the code, such as Allow
+        response.content_type = "application/json"
+        response.set_data(app.json.dumps({"error": error.name, "path": request.path}) + "\n")
+        return response
+
+    @app.errorhandler(Exception)
+    def crash(_error: Exception) -> tuple[Response, int]:
+        log.exception("request failed", extra={"fields": {"path": request.path}})
+        return jsonify(error="Internal Server Error", path=request.path), 500
+
+
+def _route() -> str:
+    """The path as a label with few values. No route has parameters, so a path that is known is a route."""
+    if request.url_rule or isinstance(request.routing_exception, MethodNotAllowed):
+        return request.path
+    return "other"
+
+
+def _wants_openmetrics(accepted: MIMEAccept) -> bool:
+    def quality(*types: str) -> float:
+        return max((q for item, q in accepted if item.partition(";")[0].strip().lower() in types), default=0)
+
+    wanted = quality("application/openmetrics-text")
+    return wanted > 0 and wanted >= quality("text/plain", "text/*", "*/*")
+
+
+def _parameters(sampler: Sampler) -> tuple[tuple[str, ...], int | None]:
+    """Return the sources asked for and the limit, if any. Raises BadParameter."""
+    for name, values in request.args.lists():
+        if name not in ("source", "limit"):
+            raise BadParameter(name, f"unknown parameter {name!r:.50}; known: source, limit")
+        if len(values) > 1:
+            raise BadParameter(name, f"{name} is given {len(values)} times")
+    return _source_parameter(request.args.get("source"), sampler), _limit_parameter(request.args.get("limit"))
+
+
+def _source_parameter(value: str | None, sampler: Sampler) -> tuple[str, ...]:
+    if value is None:
+        return sampler.names
+    if value not in sampler.names:
+        raise BadParameter("source", f"source={value:.50} is unknown; known: {', '.join(sampler.names)}")
+    return (value,)
+
+
+def _limit_parameter(value: str | None) -> int | None:
+    if value is None:
+        return None
+    number = int(value) if value.isascii() and value.isdigit() and len(value) <= 9 else 0
+    if not 1 <= number <= BUFFER_SIZE:
+        raise BadParameter("limit", f"limit={value:.50} must be a whole number from 1 to {BUFFER_SIZE}")
+    return number

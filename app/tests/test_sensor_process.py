@@ -1,0 +1,176 @@
+"""The service as a process: its command line, its signals, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sensor_helpers import eventually
+from sensor_service import __version__, cli, server
+
+SOURCE = Path(__file__).parents[1] / "src"
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start the service with nothing in its environment: no HOME, no PATH."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sensor_service", *arguments],
+        env={"PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(name="service")
+def _service() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = start(SENSOR_LISTEN="127.0.0.1:0", SENSOR_LOG_LEVEL="INFO")
+    assert process.stderr is not None
+    event = json.loads(process.stderr.readline())
+    assert event["message"] == "serving"
+    yield process, event["address"]
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_at_once_with_0(service: tuple[subprocess.Popen[str], str], number: int) -> None:
+    process, address = service
+
+    def ready() -> bool:
+        with urllib.request.urlopen(f"http://{address}/readyz") as response:
+            return bool(response.status == 200)
+
+    eventually(ready)
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port))) as idle:  # must not hold up the end
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in idle.recv(4096)
+        started = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(5) == 0
+        assert time.monotonic() - started < 1
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
+HANGING = """
+import sys, threading, types
+from sensor_service import cli, sources
+
+class Hang(sources.Source):
+    def __init__(self, options): pass
+    def sample(self, timeout_seconds): threading.Event().wait()
+
+sys.modules["sensor_service.sources.hang"] = types.SimpleNamespace(Hang=Hang)
+sources.SOURCES["simulated"] = "hang:Hang"
+sys.exit(cli.main([]))
+"""
+
+
+def test_a_hanging_source_does_not_hold_up_the_end() -> None:
+    environment = {
+        "PYTHONPATH": str(SOURCE),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "SENSOR_LISTEN": "127.0.0.1:0",
+        "SENSOR_LOG_LEVEL": "INFO",
+    }
+    command = [sys.executable, "-c", HANGING]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert "serving" in process.stderr.readline()
+            started = time.monotonic()
+            process.terminate()
+            assert process.wait(5) == 0
+            assert time.monotonic() - started < 1
+        finally:
+            process.kill()
+
+
+def test_the_server_closes_idle_connections_when_it_stops() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def app(_environ: object, respond: Any) -> list[bytes]:
+        respond("200 OK", [("Content-Length", "2")])  # the length keeps the connection open
+        return [b"ok"]
+
+    http = server._Http(app, listener, on_end=lambda: None)
+    http.start()
+    with socket.create_connection(listener.getsockname()) as idle:
+        idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        idle.settimeout(5)
+        answer = b""
+        while not answer.endswith(b"ok"):
+            answer += idle.recv(4096)
+        http.stop()
+        assert idle.recv(4096) == b""
+    assert not http._thread.is_alive()
+
+
+def test_a_large_body_is_refused_and_not_spooled_to_disk(service: tuple[subprocess.Popen[str], str]) -> None:
+    host, port = service[1].split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n")
+        assert b" 413 " in client.recv(4096)
+
+
+def test_an_address_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        process = start(SENSOR_LISTEN=address)
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert errors.startswith(f"cannot listen on {address}: Address already in use")
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_bad_configuration_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "sensor.toml"
+    file.write_text("listen = 1\ncolour = 2\n")
+    process = start(SENSOR_CONFIG=str(file))
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 2
+    assert len(errors.splitlines()) == 2
+    assert "Traceback" not in errors
+
+
+def test_check_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sensor.toml"
+    file.write_text('log_level = "INFO"\n')
+    assert cli.main(["--check-config", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}: ok\n"
+    file.write_text('log_level = "LOUD"\n[[sources]]\ntype = "x"\n')
+    assert cli.main(["--check-config", str(file)]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert [line.split(" = ")[0] for line in output.err.splitlines()] == [
+        f"{file}: log_level",
+        f"{file}: sources[0].type",
+    ]
+
+
+def test_the_file_given_wins_over_the_one_of_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSOR_CONFIG", str(tmp_path / "environment.toml"))
+    assert cli.main(["--config", str(tmp_path / "given.toml")]) == 2
+    assert "given.toml: cannot be read" in capsys.readouterr().err
+    assert cli.main([]) == 2
+    assert "environment.toml: cannot be read" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"sensor_service {__version__}\n"

@@ -1,0 +1,45 @@
+"""The sensor service in docker: its container's cgroup, its cap, and what happens beyond it."""
+
+from __future__ import annotations
+
+import fleet
+
+testinfra_hosts = ["ansible://robots"]
+UNIT = "roverwatch-sensor"
+
+
+def test_the_container_is_in_the_slice_under_its_cap(host):
+    (own, cap), *between, (path, budget) = fleet.cgroups(host, fleet.worker_pid(host, UNIT))
+    assert "/docker-" in own
+    assert path.endswith(fleet.SLICE)
+    assert cap == fleet.CAPS[UNIT]
+    assert budget == fleet.BUDGET
+    assert between == []
+
+
+def test_only_a_small_supervisor_stays_beside_it(host):
+    pid = fleet.show(host, UNIT, "MainPID")["MainPID"]
+    assert host.file(f"/proc/{pid}/comm").content_string.strip() == "tail"
+
+
+def test_the_container_has_no_privileges(host):
+    status = host.file(f"/proc/{fleet.worker_pid(host, UNIT)}/status").content_string
+    assert "CapEff:\t0000000000000000" in status
+    assert "Uid:\t65532" in status
+
+
+def test_a_container_that_dies_is_started_again_by_the_unit(host):
+    before = fleet.worker_pid(host, UNIT)
+    host.check_output(f"kill -9 {before}")
+
+    def back() -> bool:
+        return host.run("python3 -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz')\"").rc == 0
+
+    assert fleet.eventually(back, 30)
+    assert fleet.worker_pid(host, UNIT) != before
+    assert fleet.show(host, UNIT, "NRestarts")["NRestarts"] == "1"
+
+
+def test_health_knows_docker_too():
+    run = fleet.playbook("health.yml", "-e", "container_engine=docker")
+    assert run.rc == 0, run.output

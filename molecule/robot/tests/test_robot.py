@@ -1,0 +1,141 @@
+"""The whole stack on a robot: what the kernel, systemd and the hub say of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import fleet
+import pytest
+
+testinfra_hosts = ["ansible://robots"]
+
+HOG = """
+import sys
+open(sys.argv[1] + "/cgroup.procs", "w").write(str(__import__("os").getpid()))
+hoard = [bytearray(1 << 20) for _ in range(400)]
+print("survived")
+"""
+
+
+@pytest.fixture
+def hub(host):
+    return host.get_host("ansible://hub-1", ansible_inventory=str(fleet.INVENTORY), sudo=True)
+
+
+def test_the_kernel_enforces_the_budget_and_every_cap(host):
+    for unit, cap in fleet.CAPS.items():
+        *own, (path, budget) = fleet.cgroups(host, fleet.worker_pid(host, unit))
+        assert path.endswith(fleet.SLICE)
+        assert budget == fleet.BUDGET
+        assert min(limit for _, limit in own if limit is not None) == cap, f"{unit}: {own}"
+
+
+def test_every_service_listens_on_localhost_alone(host):
+    listening = {socket for socket in host.check_output("ss -Hltn | awk '{print $4}'").split()}
+    ours = {socket for socket in listening if socket.rsplit(":", 1)[1] in ("8000", "8428", "8429", "9100")}
+    assert ours == {f"127.0.0.1:{port}" for port in (8000, 8428, 8429, 9100)}
+
+
+@pytest.mark.parametrize("unit", [unit for unit in fleet.CAPS if unit != "roverwatch-sensor"])
+def test_a_binary_is_sandboxed(host, unit):
+    exposure = float(re.search(r"level for .*: ([\d.]+)", host.check_output(f"systemd-analyze security {unit}"))[1])
+    print(f"{unit}: systemd-analyze security {exposure}")
+    assert exposure <= 2.5
+    status = host.file(f"/proc/{fleet.worker_pid(host, unit)}/status").content_string
+    assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+    assert not re.search(r"^Uid:\s+0\s", status, re.MULTILINE)
+
+
+def test_the_sensor_container_has_no_privileges_and_nothing_to_write_to(host):
+    pid = fleet.worker_pid(host, "roverwatch-sensor")
+    status = host.file(f"/proc/{pid}/status").content_string
+    assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
+    assert re.search(r"^Uid:\s+65532\s", status, re.MULTILINE)
+    root = next(line for line in host.file(f"/proc/{pid}/mounts").content_string.splitlines() if line.split()[1] == "/")
+    assert "ro" in root.split()[3].split(",")
+
+
+def test_only_a_small_supervisor_stays_beside_the_container(host):
+    pid = int(fleet.show(host, "roverwatch-sensor", "MainPID")["MainPID"])
+    rss = int(re.search(r"^VmRSS:\s+(\d+) kB", host.file(f"/proc/{pid}/status").content_string, re.MULTILINE)[1])
+    assert host.file(f"/proc/{pid}/comm").content_string.strip() == "conmon"
+    assert rss < 5 * 1024
+
+
+def test_the_hub_sees_four_services_with_the_fleets_labels(host, hub):
+    robot = host.backend.get_hostname()
+    up = 'count(up{job=~".+", fleet="lab", site="docker"} == 1) by (robot)'
+    assert fleet.eventually(lambda: fleet.query(hub, up).get(robot) == 4, 60), fleet.query(hub, up)
+
+
+def test_the_robot_has_its_own_history(host):
+    robot = host.backend.get_hostname()
+    assert fleet.eventually(lambda: fleet.query(host, "count(up) by (robot)").get(robot) == 4, 60)
+
+
+def test_the_queue_is_on_the_disk(host):
+    queue = host.file("/var/lib/roverwatch/vmagent/queue/persistent-queue")
+    assert queue.is_directory
+    assert len(queue.listdir()) == 2  # the robot's own history, and the hub
+    assert host.check_output("stat --file-system --format %T /var/lib/roverwatch/vmagent/queue") != "tmpfs"
+
+
+def test_a_process_over_the_cap_is_killed_and_nothing_else(host):
+    """The kernel kills in the service's cgroup alone; the service comes back, and the kill is counted."""
+    unit = "roverwatch-vmagent"
+    before = fleet.main_pids(host)
+    (cgroup, _), *_ = fleet.cgroups(host, before[unit])
+    # The service's own process first, as if it had leaked, and then what is left of the hog.
+    host.check_output(f"echo 1000 > /proc/{before[unit]}/oom_score_adj")
+    hog = host.run("python3 -c %s %s", HOG, cgroup)
+    assert hog.rc == 137
+    assert "survived" not in hog.stdout
+
+    def back() -> bool:
+        state = fleet.show(host, unit, "ActiveState", "MainPID")
+        return state["ActiveState"] == "active" and int(state["MainPID"]) not in (0, before[unit])
+
+    assert fleet.eventually(back, 30)
+    after = fleet.main_pids(host)
+    assert {u: pid for u, pid in after.items() if u != unit} == {u: pid for u, pid in before.items() if u != unit}
+
+    run = fleet.playbook("health.yml", "--limit", f"{host.backend.get_hostname()},hub-1")
+    assert run.rc != 0
+    assert re.search(rf"{unit}.*OOM", run.output), run.output
+
+
+def test_a_robot_that_is_killed_comes_back_with_its_history(host):
+    robot = host.backend.get_hostname()
+    stamp = int(time.time()) - 60
+    samples = f"count_over_time(up{{job='vmagent'}}[60s] @ {stamp})"
+    before = fleet.query(host, samples)[robot]
+    assert before > 0
+    container = fleet.container_of(host)
+    fleet.docker("kill", container)
+    fleet.docker("start", container)
+    start = time.monotonic()
+
+    # sshd's port is another one now: ask inside.
+    def states() -> list[str]:
+        done = fleet.docker("exec", container, "sh", "-c", f"systemctl is-active {' '.join(fleet.CAPS)} || true")
+        return done.split()
+
+    assert fleet.eventually(lambda: states() == ["active"] * 4, 30), states()
+    fetch = "import urllib.request as u; [u.urlopen(f'http://127.0.0.1:{p}') for p in ('8000/readyz', '8429/health')]"
+    assert fleet.eventually(lambda: _succeeds(container, fetch), 30 - (time.monotonic() - start))
+    print(f"{robot}: everything ran {time.monotonic() - start:.1f} s after the start")
+    url = f"http://127.0.0.1:8428/api/v1/query?query=count_over_time(up%7Bjob='vmagent'%7D[60s]%20@%20{stamp})"
+    ask = f"import urllib.request as u; print(u.urlopen({url!r}).read().decode())"
+    answer = json.loads(fleet.docker("exec", container, "python3", "-c", ask))
+    assert float(answer["data"]["result"][0]["value"][1]) == before
+
+
+def _succeeds(container: str, code: str) -> bool:
+    try:
+        fleet.docker("exec", container, "python3", "-c", code)
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,555 @@
+"""Every check of one machine: what runs, whether it answers, and what the kernel says about its memory.
+
+Whatever an operator must act on becomes a problem with its remedy; the figures themselves judge nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import cgroup, probe, systemd
+from .sizes import from_bytes
+
+T = TypeVar("T")
+
+UNIT_PROPERTIES = (
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "Result",
+    "MainPID",
+    "NRestarts",
+    "ControlGroup",
+    "ExecMainStartTimestampMonotonic",
+)
+
+# A service this close to its cap is about to be killed.
+NEARLY_FULL = 0.95
+# An engine's client takes a second on a small robot under load; one that takes longer hangs.
+ENGINE_TIMEOUT_SECONDS = 5.0
+# What a background check may take beyond its own timeout before it counts as hanging.
+GRACE_SECONDS = 0.3
+
+# The hub hears of a robot for this long after its last sample.
+NEWEST_SAMPLE_QUERY = "max by (robot) (tlast_over_time(up[1d]))"
+TARGETS_UP_QUERY = "count(up == 1) by (robot)"
+
+
+class HealthError(Exception):
+    """The machine could not be checked at all."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the machine should be. Sizes in bytes, times in seconds; `host` is its name in the inventory."""
+
+    host: str
+    expected_units: Sequence[str] = ()
+    slice_unit: str = "roverwatch.slice"
+    memory_budget: int | None = None
+    hub_query_url: str | None = None
+    ready_timeout_seconds: float = 2.0
+    oom_window_seconds: float = 900.0
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a machine keeps what is read here."""
+
+    services: Path = Path("/etc/roverwatch/services.d")
+    oom_records: Path = cgroup.OOM_RECORDS
+    proc: Path = cgroup.PROC
+
+
+PATHS = Paths()
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What was written down about a service when it was deployed."""
+
+    unit: str
+    kind: str
+    version: str
+    memory_max: int
+    ready_url: str
+    exe: str | None = None
+    engine: str | None = None
+    image: str | None = None
+    image_id: str | None = None
+    cid_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """One answer of a readiness URL."""
+
+    ready: bool
+    milliseconds: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that an operator must act on, and what to do. `service` may also be a slice or the hub."""
+
+    service: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class OomKills:
+    """OOM kills of a service over all its restarts.
+
+    `last_seconds` is the time since the last one; None when there was none.
+    """
+
+    total: int
+    last_seconds: float | None
+
+
+@dataclass
+class Service:
+    """One service as it is now; `shown` is systemd's view of its unit."""
+
+    installed: Installed
+    shown: dict[str, str]
+    readiness: Readiness
+    uptime_seconds: float | None
+    memory: cgroup.CgroupMemory | None = None
+    supervisor: cgroup.CgroupMemory | None = None
+    oom: OomKills = field(default_factory=lambda: OomKills(0, None))
+    running: str | None = None
+    running_as_recorded: bool | None = None
+    # What could not be found out, which is a problem too.
+    unknown: list[str] = field(default_factory=list)
+
+    @property
+    def active(self) -> bool:
+        """Whether systemd holds the unit for running."""
+        return self.shown["ActiveState"] == "active"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for the module's result."""
+        loaded = self.shown.get("LoadState") != "not-found"
+        return {
+            "unit": self.installed.unit,
+            "kind": self.installed.kind,
+            "version": self.installed.version,
+            "state": self.shown["ActiveState"] if loaded else "not-found",
+            "sub_state": self.shown.get("SubState", ""),
+            "restarts": int(self.shown.get("NRestarts", "0")),
+            "uptime_seconds": self.uptime_seconds,
+            "ready": self.readiness.ready,
+            "ready_ms": self.readiness.milliseconds,
+            "ready_reason": self.readiness.reason,
+            "cap_bytes": self.installed.memory_max,
+            "memory": self.memory.as_dict() if self.memory else None,
+            "supervisor_usage_bytes": self.supervisor.usage_bytes if self.supervisor else None,
+            "oom_kills_total": self.oom.total,
+            "oom_seconds_since_last": self.oom.last_seconds,
+            "running": self.running,
+            "running_as_recorded": self.running_as_recorded,
+        }
+
+
+def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
+    """Check the machine. Takes little longer than `ready_timeout_seconds`, however many services hang."""
+    installed = read_installed(paths.services)
+    # All that can hang starts first and runs beside the rest.
+    probes = {
+        item.unit: _in_background(_probe_of(item.ready_url, options.ready_timeout_seconds))
+        for item in installed
+    }
+    engines = {
+        engine: _in_background(_inspection_of(engine, ids)) for engine, ids in _containers(installed).items()
+    }
+    hub = None
+    if options.hub_query_url is not None:
+        hub = _in_background(_hub_query_of(options.hub_query_url, options.ready_timeout_seconds))
+
+    shown = systemd.show_many([options.slice_unit, *(item.unit for item in installed)], UNIT_PROPERTIES)
+    controller = cgroup.find_controller(paths.proc / "self" / "mountinfo")
+    slice_directory = _directory(controller, shown[options.slice_unit])
+    slice_memory = _memory_or_none(slice_directory)
+
+    probe_deadline = time.monotonic() + options.ready_timeout_seconds + GRACE_SECONDS
+    images = {
+        engine: _result(job, time.monotonic() + ENGINE_TIMEOUT_SECONDS + GRACE_SECONDS, {})
+        for engine, job in engines.items()
+    }
+    services = []
+    for item in installed:
+        hanging = Readiness(False, options.ready_timeout_seconds * 1000, "no complete answer in time")
+        service = Service(
+            installed=item,
+            shown=shown[item.unit],
+            readiness=_result(probes[item.unit], probe_deadline, hanging),
+            uptime_seconds=_uptime(shown[item.unit]),
+        )
+        _read_memory(service, controller, slice_directory, paths)
+        _read_running(service, images, paths)
+        services.append(service)
+
+    problems = [
+        *_missing(options, installed),
+        *(problem for service in services for problem in judge_service(service, options)),
+        *judge_slice(slice_memory, sum(item.memory_max for item in installed), options),
+    ]
+    result: dict[str, Any] = {
+        "services": [service.as_dict() for service in services],
+        "slice": {
+            "unit": options.slice_unit,
+            "memory": slice_memory.as_dict() if slice_memory else None,
+            "caps_total_bytes": sum(item.memory_max for item in installed),
+            "budget_bytes": options.memory_budget,
+        },
+        "uptime_seconds": float((paths.proc / "uptime").read_text().split()[0]),
+    }
+    if hub is not None:
+        answer = _result(hub, probe_deadline, {"error": "no complete answer in time"})
+        result["hub"] = answer
+        if "error" in answer:
+            problems.append(
+                Problem(
+                    "hub",
+                    f"{options.hub_query_url} does not answer queries: {answer['error']}",
+                    f"on {options.host}: systemctl status roverwatch-victoriametrics",
+                )
+            )
+    result["problems"] = [asdict(problem) for problem in problems]
+    return result
+
+
+def read_installed(directory: Path) -> list[Installed]:
+    """The services that were deployed here, by name; none on a bare machine."""
+    known = Installed.__dataclass_fields__
+    installed = []
+    for path in sorted(directory.glob("*.json")):
+        try:
+            record = json.loads(path.read_text())
+            installed.append(Installed(**{key: value for key, value in record.items() if key in known}))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise HealthError(f"{path} is no description of a service: {error}; deploy it again") from error
+    return installed
+
+
+def judge_service(service: Service, options: Options) -> list[Problem]:
+    """What is wrong with one service."""
+    unit = service.installed.unit
+    redeploy = _redeploy(options)
+    journal = f"on {options.host}: journalctl -u {unit} -n 50"
+    if not service.active:
+        state = service.as_dict()["state"]
+        if state == "not-found":
+            return [Problem(unit, "has no unit although it was deployed", redeploy)]
+        # What is not running has no cap, no version and no answer: one cause, one line.
+        why = (
+            f" (result: {service.shown['Result']})"
+            if service.shown.get("Result", "success") != "success"
+            else ""
+        )
+        return [
+            Problem(unit, f"is {state}/{service.shown.get('SubState', '')}{why}", journal),
+            *_judge_oom(service, options),
+        ]
+    problems = [Problem(unit, what, redeploy) for what in service.unknown]
+    if not service.readiness.ready:
+        problems.append(
+            Problem(unit, f"is not ready: {service.installed.ready_url}: {service.readiness.reason}", journal)
+        )
+    if service.running_as_recorded is False:
+        recorded = service.installed.exe or service.installed.image_id
+        problems.append(
+            Problem(
+                unit,
+                f"runs {service.running}, but {recorded} is installed",
+                f"on {options.host}: systemctl restart {unit}",
+            )
+        )
+    problems += _judge_memory(service, redeploy)
+    problems += _judge_oom(service, options)
+    return problems
+
+
+def judge_slice(memory: cgroup.CgroupMemory | None, caps_total: int, options: Options) -> list[Problem]:
+    """Whether the kernel enforces the budget, and whether the caps fit under it."""
+    redeploy = _redeploy(options)
+    if memory is None:
+        return [Problem(options.slice_unit, "is not running: nothing enforces the memory budget", redeploy)]
+    if memory.limit_bytes is None:
+        return [
+            Problem(options.slice_unit, "has no memory limit: nothing enforces the memory budget", redeploy)
+        ]
+    limit = from_bytes(memory.limit_bytes)
+    problems = []
+    if options.memory_budget is not None and memory.limit_bytes != _whole_pages(options.memory_budget):
+        budget = from_bytes(options.memory_budget)
+        what = f"has a limit of {limit} in the kernel, but memory_budget is {budget}"
+        problems.append(Problem(options.slice_unit, what, redeploy))
+    if caps_total > memory.limit_bytes:
+        what = f"has services with caps of {from_bytes(caps_total)} in all, more than its limit of {limit}"
+        remedy = f"lower a <role>_memory_max or raise memory_budget in group_vars, then {redeploy}"
+        problems.append(Problem(options.slice_unit, what, remedy))
+    return problems
+
+
+def query_hub(base_url: str, timeout_seconds: float) -> dict[str, Any]:
+    """Per robot, the age of its newest sample in seconds and its targets that are up; or `error`, why not."""
+    try:
+        newest = _query(base_url, NEWEST_SAMPLE_QUERY, timeout_seconds)
+        now = time.time()
+        up = _query(base_url, TARGETS_UP_QUERY, timeout_seconds)
+    except HealthError as error:
+        return {"error": str(error)}
+    return {
+        "newest_sample_age_seconds": {robot: round(now - seconds, 1) for robot, seconds in newest.items()},
+        "targets_up": {robot: int(count) for robot, count in up.items()},
+    }
+
+
+def _redeploy(options: Options) -> str:
+    return f"ansible-playbook playbooks/site.yml --limit {options.host}"
+
+
+def _judge_memory(service: Service, redeploy: str) -> list[Problem]:
+    unit, memory = service.installed.unit, service.memory
+    if memory is None:
+        return []
+    cap = service.installed.memory_max
+    if memory.limit_bytes is None:
+        return [Problem(unit, f"has no cap in the kernel, {from_bytes(cap)} was deployed", redeploy)]
+    problems = []
+    if memory.limit_bytes != _whole_pages(cap):
+        what = f"has a cap of {from_bytes(memory.limit_bytes)} in the kernel, {from_bytes(cap)} was deployed"
+        problems.append(Problem(unit, what, redeploy))
+    if memory.working_set_bytes > NEARLY_FULL * memory.limit_bytes:
+        percent = 100 * memory.working_set_bytes / memory.limit_bytes
+        limit = from_bytes(memory.limit_bytes)
+        what = f"uses {percent:.0f} % of its cap of {limit}: the kernel is about to kill it"
+        problems.append(Problem(unit, what, f"raise its <role>_memory_max in group_vars, then {redeploy}"))
+    return problems
+
+
+def _judge_oom(service: Service, options: Options) -> list[Problem]:
+    oom = service.oom
+    if oom.last_seconds is None or oom.last_seconds > options.oom_window_seconds:
+        return []
+    unit = service.installed.unit
+    what = f"was OOM-killed, last {oom.last_seconds:.0f} s ago ({oom.total} in all)"
+    remedy = (
+        f"raise its <role>_memory_max in group_vars if this goes on; on {options.host}: journalctl -u {unit}"
+    )
+    return [Problem(unit, what, remedy)]
+
+
+def _missing(options: Options, installed: Iterable[Installed]) -> list[Problem]:
+    present = {item.unit for item in installed}
+    return [
+        Problem(unit, "is not installed", _redeploy(options))
+        for unit in options.expected_units
+        if unit not in present
+    ]
+
+
+def _read_memory(
+    service: Service, controller: cgroup.Controller, slice_directory: Path | None, paths: Paths
+) -> None:
+    """Fill in memory and OOM kills. A stopped service has no cgroup, and so only its record."""
+    unit_directory = _directory(controller, service.shown)
+    if service.installed.kind == "container":
+        service.supervisor = _memory_or_none(unit_directory)
+        container_id = _container_id(service.installed)
+        if container_id and slice_directory:
+            service.memory = _container_memory_or_none(slice_directory, container_id)
+        if service.memory is None:
+            service.unknown.append(
+                f"its container {(container_id or 'without an id')[:12]} has no cgroup in the slice: "
+                "it runs outside of the budget"
+            )
+    else:
+        service.memory = _memory_or_none(unit_directory)
+        if service.memory is None:
+            service.unknown.append("has no cgroup with memory accounting")
+    try:
+        record = cgroup.read_oom_record(service.installed.unit, paths.oom_records)
+    except cgroup.CgroupError as error:
+        service.unknown.append(str(error))
+        return
+    service.oom = oom_kills(record, service.memory, service.uptime_seconds)
+
+
+def oom_kills(record: cgroup.OomRecord, live: cgroup.CgroupMemory | None, uptime: float | None) -> OomKills:
+    """All OOM kills and the time since the last one.
+
+    The kernel keeps no time. A kill that no stop has recorded counts as of the start of the service: it came
+    between the last stop and the start, in a cgroup that systemd kept, or else spared the main process.
+    """
+    ages = []
+    if record.total:
+        ages.append(max(0.0, round(time.time() - record.modified, 1)))
+    if record.unrecorded(live):
+        ages.append(uptime or 0.0)
+    return OomKills(record.now(live), min(ages, default=None))
+
+
+def _read_running(service: Service, images: dict[str, dict[str, str]], paths: Paths) -> None:
+    """Fill in what runs, as opposed to what was deployed."""
+    installed = service.installed
+    if not service.active:
+        return
+    if installed.kind == "container":
+        service.running = images.get(installed.engine or "", {}).get(_container_id(installed) or "")
+        if service.running is None:
+            service.unknown.append(f"{installed.engine} does not say which image it runs")
+            return
+        service.running_as_recorded = _bare_id(service.running) == _bare_id(installed.image_id or "")
+        return
+    try:
+        service.running = str((paths.proc / service.shown["MainPID"] / "exe").readlink())
+    except OSError as error:
+        service.unknown.append(f"its program cannot be seen: {error}")
+        return
+    # The kernel names the file itself, so a recorded path through a link is followed too.
+    service.running_as_recorded = service.running == os.path.realpath(installed.exe or "")
+
+
+def _containers(installed: Iterable[Installed]) -> dict[str, list[str]]:
+    """Ids of the containers that should run, per engine."""
+    found: dict[str, list[str]] = {}
+    for item in installed:
+        container_id = _container_id(item)
+        if container_id and item.engine:
+            found.setdefault(item.engine, []).append(container_id)
+    return found
+
+
+def _container_id(installed: Installed) -> str | None:
+    try:
+        return Path(installed.cid_file).read_text().strip() if installed.cid_file else None
+    except FileNotFoundError:
+        return None
+
+
+def inspect_images(engine: str, container_ids: Sequence[str]) -> dict[str, str]:
+    """The image id of each container that the engine knows, from one call of it."""
+    command = [engine, "inspect", "--type=container", "--format={{.Id}} {{.Image}}", *container_ids]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    # One unknown container makes the exit status non-zero, and the others are printed all the same.
+    return {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if len(line.split()) == 2}
+
+
+def _bare_id(image_id: str) -> str:
+    """docker prefixes an image id with its algorithm, podman does not."""
+    return image_id.partition(":")[2] or image_id
+
+
+def _query(base_url: str, query: str, timeout_seconds: float) -> dict[str, float]:
+    """An instant query, by the label `robot`."""
+    # Without nocache, VictoriaMetrics answers as of 30 s ago, and no robot's samples would ever look fresh.
+    arguments = urllib.parse.urlencode({"query": query, "nocache": "1"})
+    status, body = probe.http_get(f"{base_url.rstrip('/')}/api/v1/query?{arguments}", timeout_seconds)
+    if not probe.is_ready(status):
+        raise HealthError(probe.describe(status, body))
+    try:
+        series = json.loads(body)["data"]["result"]
+        return {
+            item["metric"]["robot"]: float(item["value"][1]) for item in series if "robot" in item["metric"]
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise HealthError(f"not an answer of the query API: {body[:200]}") from error
+
+
+def _probe_of(url: str, timeout_seconds: float) -> Callable[[], Readiness]:
+    def work() -> Readiness:
+        start = time.monotonic()
+        status, body = probe.http_get(url, timeout_seconds)
+        milliseconds = round(1000 * (time.monotonic() - start), 1)
+        return Readiness(probe.is_ready(status), milliseconds, probe.describe(status, body))
+
+    return work
+
+
+def _inspection_of(engine: str, container_ids: Sequence[str]) -> Callable[[], dict[str, str]]:
+    return lambda: inspect_images(engine, container_ids)
+
+
+def _hub_query_of(base_url: str, timeout_seconds: float) -> Callable[[], dict[str, Any]]:
+    return lambda: query_hub(base_url, timeout_seconds)
+
+
+def _in_background(work: Callable[[], T]) -> futures.Future[T]:
+    """Run in a daemon thread: unlike an executor's, one that hangs does not keep the module from ending."""
+    future: futures.Future[T] = futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        # Not swallowed: it is raised again where the result is asked for.
+        except Exception as error:  # noqa: BLE001
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _result(job: futures.Future[T], deadline: float, otherwise: T) -> T:
+    """The job's result, or `otherwise` when it has none by the deadline (of time.monotonic())."""
+    try:
+        return job.result(max(0.0, deadline - time.monotonic()))
+    except futures.TimeoutError:
+        return otherwise
+
+
+def _directory(controller: cgroup.Controller, shown: dict[str, str]) -> Path | None:
+    """The directory of a unit's cgroup; a stopped unit has none."""
+    control_group = shown.get("ControlGroup", "")
+    return controller.directory(control_group) if control_group else None
+
+
+def _memory_or_none(directory: Path | None) -> cgroup.CgroupMemory | None:
+    """Figures of a cgroup that may have ended by now."""
+    if directory is None:
+        return None
+    try:
+        return cgroup.memory(directory)
+    except cgroup.CgroupError:
+        return None
+
+
+def _container_memory_or_none(slice_directory: Path, container_id: str) -> cgroup.CgroupMemory | None:
+    try:
+        return cgroup.container_memory(slice_directory, container_id)
+    except cgroup.CgroupError:
+        return None
+
+
+def _uptime(shown: dict[str, str]) -> float | None:
+    """Seconds since the main process of a running unit started."""
+    started = int(shown.get("ExecMainStartTimestampMonotonic", "0"))
+    if shown["ActiveState"] != "active" or not started:
+        return None
+    return round(time.clock_gettime(time.CLOCK_MONOTONIC) - started / 1e6, 1)
+
+
+def _whole_pages(size: int) -> int:
+    """The kernel rounds a limit down to whole pages."""
+    page = resource.getpagesize()
+    return size // page * page

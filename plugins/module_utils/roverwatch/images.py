@@ -1,0 +1,488 @@
+"""How the artifact store gets an image: a build from a Dockerfile, without a network inside.
+
+The Dockerfile says which base it wants and what it copies; the store adds a folder ``wheels/`` with all of
+``requirements.txt`` for the base's own Python and C library. They are fetched on the controller and checked
+against the lock's hashes. An image is *current* while its inputs (files, lock, base) are the ones that it was
+built from; then neither a network nor a container engine is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import platform
+import re
+import select
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .sources import GOARCH, PINS, UnreachableSource, mmdebstrap_command, run_mmdebstrap
+from .store import Entry, MissingArtifact, Store, TamperedArtifact, relative_path, sha256_file
+
+REGISTRY_ANSWERS_WITHIN = 20.0  # seconds from the start of a pull until the registry has named the image
+STEP_TIMEOUT = 900  # seconds for a pull, a build or a download that does make progress
+FALLBACK_LABEL = "roverwatch.recipe"
+
+# What a wheel may ask of a C library, newest first; the names are those of pip's --platform.
+WHEEL_PLATFORMS = {
+    "musl": ("musllinux_1_2", "musllinux_1_1"),
+    "gnu": ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014"),
+}
+
+# Nothing in a container reads these.
+_EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+
+
+class BuildError(Exception):
+    """An image cannot be built; the text says which step failed, with the end of its output."""
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """The base image that is made of Debian packages where no registry can be reached."""
+
+    suite: str
+    packages: tuple[str, ...]
+
+    def tag(self, arch: str) -> str:
+        """Its name in the local engine."""
+        foreign = "" if arch == platform.machine() else f"-{GOARCH[arch]}"
+        return f"roverwatch/python-base:{self.suite}{foreign}"
+
+    @property
+    def recipe(self) -> str:
+        """Tells a base that was made from other packages."""
+        return hashlib.sha256(" ".join((self.suite, *self.packages)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that is to be in the store."""
+
+    name: str
+    version: str
+    arch: str
+    context: Path  # holds the Dockerfile
+    pip: tuple[str, ...]  # the command that runs pip
+    pip_lock: Path  # a requirements file that pins pip itself, with hashes
+    fallback: Fallback | None
+    source: str  # one of sources.SOURCES; "upstream" takes no fallback, "debian" nothing else
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} {self.arch}"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `ensure` found or did."""
+
+    entry: Entry | None  # None in a dry run
+    changed: bool
+    message: str
+    damaged: list[str]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base image in the local engine."""
+
+    name: str
+    image_id: str
+    note: str = ""  # why it is not the one that the Dockerfile wants
+
+
+# --- what an image is made of ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dockerfile:
+    """What the store needs to know of a Dockerfile."""
+
+    base_argument: str
+    base: str
+    copied: tuple[str, ...]  # paths in the context, without wheels/
+    arguments: frozenset[str]
+
+
+def read_dockerfile(path: Path) -> Dockerfile:
+    """Read base and copied paths. Raises BuildError when the base is no argument with a default."""
+    try:
+        text = re.sub(r"\\\n", " ", path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BuildError(f"{path} is not there; correct the image's context in {PINS}") from error
+    base = re.search(r"^ARG\s+(\w+)=(\S+)\s*$(?=[\s\S]*?^FROM\s+\$\{?\1\}?)", text, re.MULTILINE)
+    if not base:
+        raise BuildError(f"{path}: the base must be an argument, ARG BASE_IMAGE=… and FROM ${{BASE_IMAGE}}")
+    copied: list[str] = []
+    for line in re.findall(r"^COPY\s+(.+)$", text, re.MULTILINE):
+        words = line.split()
+        if any(word.startswith("--from") for word in words):
+            continue
+        copied += [word.rstrip("/") for word in words[:-1] if not word.startswith("--")]
+    arguments = frozenset(re.findall(r"^ARG\s+(\w+)", text, re.MULTILINE))
+    unique = tuple(sorted(set(copied) - {"wheels"}))
+    return Dockerfile(base.group(1), base.group(2), unique, arguments)
+
+
+def context_files(context: Path, copied: Sequence[str]) -> list[Path]:
+    """Every file that goes into the build, relative to the context; compiled Python stays out.
+
+    Raises BuildError when a copied path is not there.
+    """
+    found = {Path("Dockerfile")}
+    for name in copied:
+        path = context / name
+        if path.is_dir():
+            found |= {
+                file.relative_to(context)
+                for file in path.rglob("*")
+                if file.is_file() and "__pycache__" not in file.parts and ".egg-info" not in str(file)
+            }
+        elif path.is_file():
+            found.add(Path(name))
+        else:
+            raise BuildError(f"{context / 'Dockerfile'} copies {name}, which is not in {context}")
+    return sorted(found)
+
+
+def pip_requirement(lock: Path) -> str:
+    """The lines of a lock that pin pip itself, with its hashes. Raises BuildError when there are none."""
+    lines = lock.read_text(encoding="utf-8").splitlines()
+    start = next((number for number, line in enumerate(lines) if line.startswith("pip==")), None)
+    if start is None:
+        raise BuildError(f"{lock} does not pin pip; the image installs its wheels with it")
+    block = [lines[start]]
+    while block[-1].endswith("\\"):
+        block.append(lines[start + len(block)])
+    return "\n".join(block) + "\n"
+
+
+def inputs_of(image: Image, files: Sequence[Path], base_id: str) -> str:
+    """The sha256 over everything that the image is built from."""
+    digest = hashlib.sha256(f"{image.arch}\n{base_id}\n{pip_requirement(image.pip_lock)}".encode())
+    for file in files:
+        digest.update(f"{file}\n{sha256_file(image.context / file)}\n".encode())
+    return digest.hexdigest()
+
+
+# --- the store's side --------------------------------------------------------------------------------------
+
+
+def ensure(store: Store, image: Image, dry_run: bool = False) -> Built:
+    """Have the image in the store. Raises BuildError, SourceError or StoreError."""
+    dockerfile = read_dockerfile(image.context / "Dockerfile")
+    files = context_files(image.context, dockerfile.copied)
+    damaged = []
+    try:
+        entry = store.find(image.name, image.version, image.arch)
+        if is_current(image, dockerfile, files, entry):
+            store.verify(entry)
+            return Built(entry, False, f"{image}: in the store, on {entry.base_image}", [])
+    except TamperedArtifact as error:
+        damaged.append(str(error))
+    except MissingArtifact:
+        pass
+    if dry_run:
+        return Built(None, True, f"{image}: would build from {image.context}", damaged)
+    base = choose_base(image, dockerfile)
+    with store.staging() as staging:
+        entry, packed = _build(staging, image, dockerfile, files, base)
+        store.add(entry, packed)
+    return Built(entry, True, f"{image}: built on {base.name}{base.note}", damaged)
+
+
+def is_current(image: Image, dockerfile: Dockerfile, files: Sequence[Path], entry: Entry) -> bool:
+    """Whether an entry is what a build would give now, as far as can be told without a network."""
+    base, _, base_id = (entry.base_image or "").rpartition("@")
+    fallback = image.fallback.tag(image.arch) if image.fallback else ""
+    one = {"upstream": {dockerfile.base}, "debian": {fallback}}
+    accepted = one.get(image.source, {dockerfile.base, fallback})
+    return (
+        base in accepted
+        and entry.inputs == inputs_of(image, files, base_id)
+        and local_image(base, image.arch) in {None, base_id}
+    )
+
+
+# --- the base ----------------------------------------------------------------------------------------------
+
+
+def choose_base(image: Image, dockerfile: Dockerfile) -> Base:
+    """The base that the Dockerfile wants, or its fallback where no registry answers."""
+    note = ""
+    if image.source != "debian":
+        try:
+            return wanted_base(dockerfile.base, image.arch)
+        except UnreachableSource as error:
+            if image.source == "upstream" or image.fallback is None:
+                raise
+            note = f", because {error}"
+    if image.fallback is None:
+        raise BuildError(f"{image}: no fallback is set in {PINS}")
+    name = image.fallback.tag(image.arch)
+    image_id = local_image(name, image.arch, image.fallback.recipe)
+    if image_id is None:
+        make_fallback(image.fallback, image.arch)
+        image_id = local_image(name, image.arch, image.fallback.recipe)
+    if image_id is None:
+        raise BuildError(f"the engine does not keep {name}, which was just imported")
+    return Base(name, image_id, note)
+
+
+def local_image(name: str, arch: str, recipe: str | None = None) -> str | None:
+    """The id of an image in the local engine; None without one for this architecture, or with no engine."""
+    template = '{{.Architecture}} {{.Id}} {{index .Config.Labels "%s"}}' % FALLBACK_LABEL
+    try:
+        done = subprocess.run(
+            ["docker", "image", "inspect", "--format", template, name],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return None
+    words = done.stdout.split()
+    if done.returncode != 0 or words[0] != GOARCH[arch] or (recipe and recipe not in words[2:]):
+        return None
+    return words[1]
+
+
+def wanted_base(name: str, arch: str) -> Base:
+    """The base from the local engine, else from its registry.
+
+    Raises UnreachableSource when the registry does not answer, BuildError when it has no such image.
+    """
+    image_id = local_image(name, arch)
+    if image_id is None:
+        _pull(name, arch)
+        image_id = local_image(name, arch)
+    if image_id is None:
+        raise BuildError(f"{name} is not an image for {arch}")
+    return Base(name, image_id)
+
+
+def _pull(name: str, arch: str) -> None:
+    command = ["docker", "pull", "--platform", f"linux/{GOARCH[arch]}", name]
+    with _started(command) as process:
+        assert process.stdout is not None
+        deadline = time.monotonic() + REGISTRY_ANSWERS_WITHIN
+        output = ""
+        while "Pulling from" not in output:
+            ready = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]
+            if not ready:
+                raise UnreachableSource(
+                    f"no registry answered for {name} within {REGISTRY_ANSWERS_WITHIN:g} s"
+                )
+            block = os.read(process.stdout.fileno(), 65536).decode("utf-8", "replace")
+            if not block:
+                break
+            output += block
+        output += process.communicate(timeout=STEP_TIMEOUT)[0].decode("utf-8", "replace")
+    if process.returncode == 0:
+        return
+    reason = output.strip().splitlines()[-1] if output.strip() else "docker pull said nothing"
+    if "manifest unknown" in reason or "not found: manifest" in reason:
+        raise BuildError(f"{name} does not exist ({reason}); correct the Dockerfile")
+    raise UnreachableSource(f"{name} cannot be pulled ({reason})")
+
+
+@contextlib.contextmanager
+def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does not outlive the block."""
+    process = _popen(command, subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def make_fallback(fallback: Fallback, arch: str) -> None:
+    """Load a base image of Debian packages into the local engine. Raises SourceError or BuildError.
+
+    They are only unpacked: no package's script runs, so the architecture may be another one than ours. The
+    same packages give the same image id, so that a base that was made anew does not make its images old.
+    """
+    command = [
+        *mmdebstrap_command(arch),
+        "--variant=extract",
+        "--format=tar",
+        *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDED),
+        "--include=" + ",".join(fallback.packages),
+        fallback.suite,
+    ]
+    name = fallback.tag(arch)
+    with tempfile.TemporaryDirectory() as folder:
+        layer = Path(folder, "layer.tar")
+        run_mmdebstrap([*command, str(layer)], f"{name} from Debian {fallback.suite}")
+        config = {
+            "architecture": GOARCH[arch],
+            "os": "linux",
+            "config": {"Cmd": ["python3"], "Labels": {FALLBACK_LABEL: fallback.recipe}, "Env": [_PATH]},
+            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + sha256_file(layer)]},
+        }
+        Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
+        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": [layer.name]}]
+        Path(folder, "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        packed = Path(folder, "image.tar")
+        with tarfile.open(packed, "w") as tar:
+            for part in ("manifest.json", "config.json", layer.name):
+                tar.add(Path(folder, part), part)
+        subprocess.run(["docker", "image", "rm", name], capture_output=True, check=False)
+        _run(["docker", "load", "--quiet", "--input", str(packed)], f"load {name}")
+
+
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+# --- the build ---------------------------------------------------------------------------------------------
+
+
+def _build(
+    staging: Path, image: Image, dockerfile: Dockerfile, files: Sequence[Path], base: Base
+) -> tuple[Entry, Path]:
+    inputs = inputs_of(image, files, base.image_id)
+    version = f"{image.version}-{inputs[:8]}"
+    reference = f"localhost/roverwatch/{image.name}:{version}"
+    context = staging / "context"
+    for file in files:
+        (context / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(image.context / file, context / file)
+    python = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "python3", base.name]
+    soabi = _run([*python, "-c", _PRINT_SOABI], f"ask the Python of {base.name} for its ABI").strip()
+    _collect_wheels(context, image, soabi)
+    arguments = {dockerfile.base_argument: base.name, "VERSION": image.version}
+    command = ["docker", "build", "--network", "none", "--force-rm", "--tag", reference]
+    for key in sorted(set(arguments) & dockerfile.arguments):
+        command += ["--build-arg", f"{key}={arguments[key]}"]
+    if image.arch != platform.machine():
+        command += ["--platform", f"linux/{GOARCH[image.arch]}"]
+    output = _run([*command, str(context)], f"build {image}")
+    packed = staging / "image.tar.gz"
+    try:
+        _save(reference, packed)
+    finally:
+        _forget(reference, output)
+    entry = Entry(
+        name=image.name,
+        version=version,
+        requested=image.version,
+        arch=image.arch,
+        kind="image",
+        file=relative_path(image.name, version, image.arch, f"{image.name}.tar.gz"),
+        size=packed.stat().st_size,
+        sha256=sha256_file(packed),
+        source=f"built from {image.context.name}/Dockerfile on {base.name}",
+        image_id=image_id_of(packed),
+        reference=reference,
+        base_image=f"{base.name}@{base.image_id}",
+        inputs=inputs,
+    )
+    return entry, packed
+
+
+_PRINT_SOABI = "import sysconfig; print(sysconfig.get_config_var('SOABI'))"
+
+
+def wheel_options(soabi: str, arch: str) -> list[str]:
+    """pip's options that choose wheels for a Python, by its SOABI, as in cpython-313-x86_64-linux-musl."""
+    match = re.fullmatch(r"cpython-3(\d+)-.*-(musl|gnu)", soabi)
+    if not match:
+        raise BuildError(f"the base has no CPython 3 on musl or glibc: its ABI is {soabi!r}")
+    minor, libc = match.groups()
+    options = ["--implementation", "cp", "--python-version", f"3.{minor}", "--abi", f"cp3{minor}"]
+    for platform_tag in WHEEL_PLATFORMS[libc]:
+        options += ["--platform", f"{platform_tag}_{arch}"]
+    return options
+
+
+def _collect_wheels(context: Path, image: Image, soabi: str) -> None:
+    """Fill wheels/: never a source archive, never a file whose hash the lock does not list."""
+    pip_only = context.parent / "pip.txt"
+    pip_only.write_text(pip_requirement(image.pip_lock), encoding="utf-8")
+    for lock, options in (
+        (context / "requirements.txt", wheel_options(soabi, image.arch)),
+        (pip_only, []),
+    ):
+        command = [*image.pip, "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += ["--require-hashes", "--only-binary=:all:", "--dest", str(context / "wheels")]
+        _run([*command, *options, "--requirement", str(lock)], f"download the wheels of {lock.name}")
+
+
+def _save(reference: str, packed: Path) -> None:
+    """Write an image as a compressed archive that docker and podman load."""
+    with _popen(["docker", "save", reference], None) as process:
+        assert process.stdout is not None
+        with packed.open("wb") as target, gzip.GzipFile("", "wb", 6, target, mtime=0) as stream:
+            shutil.copyfileobj(process.stdout, stream, 1 << 20)
+    if process.returncode != 0:
+        raise BuildError(f"docker save {reference} ended with {process.returncode}")
+
+
+def image_id_of(packed: Path) -> str:
+    """The digest of the image's configuration: what podman and docker's own store call its id."""
+    with tarfile.open(packed, "r:gz") as tar:
+        manifest = tar.extractfile("manifest.json")
+        assert manifest is not None
+        config = tar.extractfile(json.load(manifest)[0]["Config"])
+        assert config is not None
+        return "sha256:" + hashlib.sha256(config.read()).hexdigest()
+
+
+def _forget(reference: str, build_output: str) -> None:
+    """Remove the build's images from the local engine: the store has the result, the rest is of no use.
+
+    A step's image that has a name, or that another image stands on, is not ours alone and stays.
+    """
+    subprocess.run(["docker", "image", "rm", reference], capture_output=True, check=False)
+    for step in reversed(re.findall(r"^ ---> ([0-9a-f]{12})$", build_output, re.MULTILINE)):
+        names = ["docker", "image", "inspect", "--format", "{{len .RepoTags}}", step]
+        if subprocess.run(names, capture_output=True, text=True, check=False).stdout.strip() == "0":
+            subprocess.run(["docker", "image", "rm", step], capture_output=True, check=False)
+
+
+def _popen(command: Sequence[str], stderr: int | None) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL)
+    except FileNotFoundError as error:
+        raise BuildError(_MISSING.format(command[0])) from error
+
+
+_MISSING = "{} is not on the controller, which builds images with Docker's command line and pip"
+
+
+def _run(command: Sequence[str], what: str) -> str:
+    """The output of a command. Raises BuildError with the last lines of what it said."""
+    # The classic builder is in every Docker, and takes a base that exists in the local engine only.
+    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            timeout=STEP_TIMEOUT,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise BuildError(_MISSING.format(command[0])) from error
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{what}: no end after {STEP_TIMEOUT} s") from error
+    if done.returncode == 0:
+        return done.stdout
+    last = "\n".join(done.stdout.strip().splitlines()[-8:])
+    hint = ""
+    if "exec format error" in last:
+        hint = "\nAnother architecture needs emulation: apt-get install qemu-user-static binfmt-support"
+    raise BuildError(f"cannot {what}:\n{last}{hint}")

@@ -1,0 +1,293 @@
+"""The health of a fleet from the results of its machines: a table, a verdict, and data for programs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .sizes import from_bytes
+
+UNKNOWN = "-"
+
+SERVICE_COLUMNS = (
+    "ROBOT",
+    "SERVICE",
+    "STATE",
+    "READY",
+    "RESTARTS",
+    "MEM",
+    "PEAK",
+    "CAP",
+    "%",
+    "OOM",
+)
+SLICE_COLUMNS = ("ROBOT", "SLICE", "CAPS", "MEM", "PEAK", "BUDGET", "%", "SAMPLE AGE AT HUB")
+# These hold text and stand to the left; figures stand to the right, so that their digits line up.
+TEXT_COLUMNS = frozenset({"ROBOT", "SERVICE", "STATE", "SLICE"})
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine that was asked, and what Ansible registered for fleet_health there, if anything."""
+
+    name: str
+    is_robot: bool
+    result: Mapping[str, Any] | None
+    expected_units: Sequence[str] = ()
+
+    @property
+    def checked(self) -> bool:
+        """Whether its services could be looked at."""
+        return self.result is not None and "services" in self.result
+
+    @property
+    def services(self) -> Sequence[Mapping[str, Any]]:
+        """Its services, as fleet_health describes them."""
+        services: Sequence[Mapping[str, Any]] = (
+            self.result["services"] if self.result and self.checked else ()
+        )
+        return services
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something to act on. `service` is a unit, a slice, or what else of the host is concerned."""
+
+    host: str
+    service: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text; `healthy` is None where it judges nothing."""
+
+    text: str
+    healthy: bool | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdict on the fleet."""
+
+    machines: Sequence[Machine]
+    problems: Sequence[Problem]
+    sample_ages: Mapping[str, float | None]
+    services_healthy: int
+    services_total: int
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is nothing to act on."""
+        return not self.problems
+
+    @property
+    def summary(self) -> str:
+        """The verdict in one line."""
+        robots = sum(machine.is_robot for machine in self.machines)
+        hubs = len(self.machines) - robots
+        where = " and ".join(
+            _count(number, noun) for number, noun in ((robots, "robot"), (hubs, "hub")) if number
+        )
+        counted = f"{self.services_healthy} of {self.services_total} services on {where} healthy"
+        return counted if self.healthy else f"{counted}, {_count(len(self.problems), 'problem')}"
+
+    def lines(self) -> list[Line]:
+        """All of it as text, without the summary."""
+        troubled = {(problem.host, problem.service) for problem in self.problems}
+        services = [row for machine in self.machines for row in _service_rows(machine, troubled)]
+        slices = [
+            _slice_row(machine, self.sample_ages.get(machine.name), troubled)
+            for machine in self.machines
+            if machine.checked
+        ]
+        return [
+            *_table(SERVICE_COLUMNS, services),
+            Line(""),
+            *(_table(SLICE_COLUMNS, slices) if slices else ()),
+            *((Line(""),) if slices else ()),
+            *(line for problem in self.problems for line in _problem_lines(problem)),
+        ]
+
+    def as_dict(self, time: str) -> dict[str, Any]:
+        """Plain data for a file; `time` is when the fleet was asked, in ISO 8601."""
+        kept = ("services", "slice", "hub", "uptime_seconds", "msg")
+        return {
+            "time": time,
+            "healthy": self.healthy,
+            "summary": self.summary,
+            "services_healthy": self.services_healthy,
+            "services_total": self.services_total,
+            "problems": [asdict(problem) for problem in self.problems],
+            "sample_age_seconds": dict(self.sample_ages),
+            "hosts": {
+                machine.name: {
+                    key: machine.result[key] for key in kept if machine.result and key in machine.result
+                }
+                for machine in self.machines
+            },
+        }
+
+
+def build(machines: Sequence[Machine], max_sample_age_seconds: float) -> Report:
+    """Judge a fleet. Every hub among the machines must have a fresh sample of every robot among them."""
+    machines = sorted(machines, key=_reading_order)
+    ages: dict[str, float | None] = {}
+    problems = [problem for machine in machines for problem in _own_problems(machine)]
+    for hub, seen in _hubs(machines):
+        for machine in machines:
+            if not machine.is_robot:
+                continue
+            age = seen.get(machine.name)
+            # Of several hubs the one that lags most counts; never seen lags more than any age.
+            known = ages.get(machine.name, 0.0)
+            ages[machine.name] = None if age is None or known is None else max(age, known)
+            if age is None or age > max_sample_age_seconds:
+                problems.append(_stale(machine.name, hub, age, max_sample_age_seconds))
+    troubled = {(problem.host, problem.service) for problem in problems}
+    present = [(machine.name, service["unit"]) for machine in machines for service in machine.services]
+    wanted = {(machine.name, unit) for machine in machines for unit in machine.expected_units}
+    return Report(
+        machines=machines,
+        problems=problems,
+        sample_ages=ages,
+        services_healthy=sum(item not in troubled for item in present),
+        services_total=len(wanted | set(present)),
+    )
+
+
+def _reading_order(machine: Machine) -> tuple[bool, list[tuple[int, str]]]:
+    """Robots before hubs, robot-2 before robot-10."""
+    parts = re.findall(r"\d+|\D+", machine.name)
+    return (not machine.is_robot, [(int(part) if part.isdigit() else -1, part) for part in parts])
+
+
+def _own_problems(machine: Machine) -> list[Problem]:
+    """What a machine says of itself, or that it says nothing."""
+    name, result = machine.name, machine.result
+    if result is None:
+        return [Problem(name, "host", "was not checked", f"run the playbook again with --limit {name} -v")]
+    if result.get("unreachable"):
+        remedy = f"check its power and network, then: ansible -m ping {name}"
+        return [Problem(name, "host", f"unreachable: {_message(result)}", remedy)]
+    if not machine.checked:
+        return [Problem(name, "host", f"cannot be checked: {_message(result)}", "see the message")]
+    problems = [Problem(name, item["service"], item["what"], item["remedy"]) for item in result["problems"]]
+    if not machine.services and not problems:
+        remedy = f"ansible-playbook playbooks/site.yml --limit {name}"
+        problems.append(Problem(name, "host", "has no services", remedy))
+    return problems
+
+
+def _message(result: Mapping[str, Any]) -> str:
+    """Why there are no figures, without what Ansible says of every failure."""
+    return str(result.get("msg", "")).removeprefix("Task failed: ").removeprefix("Module failed: ")
+
+
+def _hubs(machines: Iterable[Machine]) -> list[tuple[str, Mapping[str, float]]]:
+    """The hubs that answered, each with the ages of the samples it has."""
+    answers = [(machine.name, (machine.result or {}).get("hub") or {}) for machine in machines]
+    return [
+        (name, answer["newest_sample_age_seconds"])
+        for name, answer in answers
+        if "error" not in answer and answer
+    ]
+
+
+def _stale(robot: str, hub: str, age: float | None, limit: float) -> Problem:
+    what = (
+        f"has no sample on {hub} in the last day"
+        if age is None
+        else f"newest sample on {hub} is {age:.0f} s old"
+    )
+    allowed = "" if age is None else f" (health_max_sample_age_seconds is {limit:g})"
+    remedy = f"on {robot}: journalctl -u roverwatch-vmagent -n 50 shows why remote write to {hub} fails"
+    return Problem(robot, "roverwatch-vmagent", f"{what}{allowed}", remedy)
+
+
+def _service_rows(machine: Machine, troubled: set[tuple[str, str]]) -> list[tuple[Sequence[str], bool]]:
+    if not machine.checked:
+        state = "unreachable" if machine.result and machine.result.get("unreachable") else "not checked"
+        return [((machine.name, UNKNOWN, state, *[UNKNOWN] * (len(SERVICE_COLUMNS) - 3)), False)]
+    rows: list[tuple[Sequence[str], bool]] = [
+        (_service_cells(machine.name, service), (machine.name, service["unit"]) not in troubled)
+        for service in machine.services
+    ]
+    present = {service["unit"] for service in machine.services}
+    rows += [
+        ((machine.name, unit, "missing", *[UNKNOWN] * (len(SERVICE_COLUMNS) - 3)), False)
+        for unit in machine.expected_units
+        if unit not in present
+    ]
+    return rows
+
+
+def _service_cells(host: str, service: Mapping[str, Any]) -> tuple[str, ...]:
+    memory = service["memory"] or {}
+    return (
+        host,
+        service["unit"],
+        service["state"],
+        f"{service['ready_ms']:.0f} ms" if service["ready"] else "no",
+        str(service["restarts"]),
+        *_sizes(memory.get("working_set_bytes"), memory.get("peak_bytes"), memory.get("limit_bytes")),
+        _percent(memory.get("working_set_bytes"), memory.get("limit_bytes")),
+        str(service["oom_kills_total"]),
+    )
+
+
+def _slice_row(
+    machine: Machine, age: float | None, troubled: set[tuple[str, str]]
+) -> tuple[Sequence[str], bool]:
+    assert machine.result is not None
+    slice_ = machine.result["slice"]
+    memory = slice_["memory"] or {}
+    cells = (
+        machine.name,
+        slice_["unit"],
+        *_sizes(
+            slice_["caps_total_bytes"],
+            memory.get("working_set_bytes"),
+            memory.get("peak_bytes"),
+            memory.get("limit_bytes"),
+        ),
+        _percent(memory.get("working_set_bytes"), memory.get("limit_bytes")),
+        UNKNOWN if age is None else f"{age:.0f} s",
+    )
+    return cells, (machine.name, slice_["unit"]) not in troubled
+
+
+def _problem_lines(problem: Problem) -> list[Line]:
+    return [
+        Line(f"{problem.host}: {problem.service} {problem.what}", healthy=False),
+        Line(f"    → {problem.remedy}"),
+    ]
+
+
+def _table(columns: Sequence[str], rows: Sequence[tuple[Sequence[str], bool]]) -> list[Line]:
+    """Rows under their columns, each as wide as its widest cell."""
+    table = [columns, *(cells for cells, _ in rows)]
+    widths = [max(len(cells[index]) for cells in table) for index in range(len(columns))]
+    texts = [
+        "  ".join(
+            cell.ljust(width) if column in TEXT_COLUMNS else cell.rjust(width)
+            for column, cell, width in zip(columns, cells, widths)  # noqa: B905  strict= needs Python 3.10
+        ).rstrip()
+        for cells in table
+    ]
+    return [Line(texts[0]), *(Line(texts[index + 1], healthy) for index, (_, healthy) in enumerate(rows))]
+
+
+def _sizes(*sizes: int | None) -> Sequence[str]:
+    return [UNKNOWN if size is None else from_bytes(size) for size in sizes]
+
+
+def _percent(part: int | None, whole: int | None) -> str:
+    return UNKNOWN if part is None or not whole else f"{100 * part / whole:.0f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

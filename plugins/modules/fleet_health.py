@@ -1,0 +1,172 @@
+#!/usr/bin/python
+"""Check one machine of the fleet."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: fleet_health
+short_description: Every health check of one machine in one call
+version_added: "1.0.0"
+description:
+  - Checks each service that was deployed to this machine; its unit, its readiness, the program or image that
+    really runs, its memory against the cap that the kernel enforces, and its OOM kills.
+  - Checks that the slice of all services has the memory budget as its limit and that the caps fit under it.
+  - On a hub, asks VictoriaMetrics for the age of each robot's newest sample.
+  - What an operator must act on comes back in RV(problems). The module fails only where it cannot check.
+options:
+  host:
+    description: Name of this machine in the inventory, for the remedies.
+    type: str
+    required: true
+  expected_units:
+    description: Units that must be deployed here, without C(.service).
+    type: list
+    elements: str
+    default: []
+  slice:
+    description: The slice that all services run in.
+    type: str
+    default: roverwatch.slice
+  memory_budget:
+    description: Bytes that the kernel must enforce as the limit of O(slice). Without it, any limit will do.
+    type: int
+  hub_query_url:
+    description: Base URL of VictoriaMetrics, on hubs only, for example C(http://127.0.0.1:8428).
+    type: str
+  ready_timeout_seconds:
+    description: Time for a service to answer. All are asked at once, so this bounds the whole call.
+    type: float
+    default: 2
+  oom_window_seconds:
+    description: An OOM kill is a problem for this long.
+    type: float
+    default: 900
+attributes:
+  check_mode:
+    description: Runs the same in check mode, as it changes nothing.
+    support: full
+author:
+  - Roverwatch
+"""
+
+EXAMPLES = r"""
+- name: Check this robot
+  fleet_health:
+    host: "{{ inventory_hostname }}"
+    expected_units: [roverwatch-vmagent, roverwatch-node-exporter]
+    memory_budget: "{{ memory_budget | to_bytes }}"
+  register: __health
+
+- name: Nothing to act on
+  ansible.builtin.assert:
+    that: __health.problems | length == 0
+"""
+
+RETURN = r"""
+services:
+  description: The deployed services, one after another.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - unit: roverwatch-vmagent
+      kind: binary
+      version: 1.145.0
+      state: active
+      sub_state: running
+      restarts: 0
+      uptime_seconds: 86400.1
+      ready: true
+      ready_ms: 1.9
+      ready_reason: "HTTP 200: OK"
+      cap_bytes: 50331648
+      memory:
+        path: /sys/fs/cgroup/roverwatch.slice/roverwatch-vmagent.service
+        version: 2
+        usage_bytes: 31457280
+        working_set_bytes: 27262976
+        peak_bytes: 35651584
+        limit_bytes: 50331648
+        oom_kills: 0
+        inode: 4711
+      supervisor_usage_bytes: null
+      oom_kills_total: 0
+      oom_seconds_since_last: null
+      running: /opt/roverwatch/vmagent/1.145.0/vmagent
+      running_as_recorded: true
+slice:
+  description: Memory of the slice, the sum of the caps in it, and the budget.
+  returned: success
+  type: dict
+hub:
+  description: The hub's view of each robot, or C(error).
+  returned: when O(hub_query_url) is given
+  type: dict
+  contains:
+    newest_sample_age_seconds:
+      description: Per robot, the age of its newest sample in the last day.
+      type: dict
+      returned: when the hub answers
+    targets_up:
+      description: Per robot, its scrape targets that are up.
+      type: dict
+      returned: when the hub answers
+problems:
+  description: What an operator must act on; empty on a healthy machine.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    service:
+      description: The unit or slice concerned, or C(hub).
+      type: str
+      returned: always
+    what:
+      description: What is wrong.
+      type: str
+      returned: always
+    remedy:
+      description: What to do about it, as a command where one helps.
+      type: str
+      returned: always
+uptime_seconds:
+  description: Time since the machine booted.
+  returned: success
+  type: float
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, health, systemd
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "host": {"type": "str", "required": True},
+            "expected_units": {"type": "list", "elements": "str", "default": []},
+            "slice": {"type": "str", "default": "roverwatch.slice"},
+            "memory_budget": {"type": "int"},
+            "hub_query_url": {"type": "str"},
+            "ready_timeout_seconds": {"type": "float", "default": 2.0},
+            "oom_window_seconds": {"type": "float", "default": 900.0},
+        },
+        supports_check_mode=True,
+    )
+    options = health.Options(
+        host=module.params["host"],
+        expected_units=module.params["expected_units"],
+        slice_unit=module.params["slice"],
+        memory_budget=module.params["memory_budget"],
+        hub_query_url=module.params["hub_query_url"],
+        ready_timeout_seconds=module.params["ready_timeout_seconds"],
+        oom_window_seconds=module.params["oom_window_seconds"],
+    )
+    try:
+        result = health.check(options)
+    except (health.HealthError, cgroup.CgroupError, systemd.SystemdError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

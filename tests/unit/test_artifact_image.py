@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from roverwatch import images
+from roverwatch.images import BuildError, Fallback, Image
+from roverwatch.sources import UnreachableSource
+from roverwatch.store import Entry, Store, relative_path, sha256_file
+
+TOP = Path(__file__).parents[2]
+DOCKERFILE = """\
+ARG BASE_IMAGE=python:3.13-alpine
+ARG VERSION=unknown
+FROM ${BASE_IMAGE} AS build
+COPY wheels/ wheels/
+COPY requirements.txt pyproject.toml \\
+     ./
+COPY --chown=0:0 src/ /opt/lib/
+FROM ${BASE_IMAGE}
+COPY --from=build /opt/lib /opt/lib
+"""
+FALLBACK = Fallback("trixie", ("python3", "dash"))
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    folder = tmp_path / "app"
+    (folder / "src/pkg/__pycache__").mkdir(parents=True)
+    for name, text in {
+        "Dockerfile": DOCKERFILE,
+        "requirements.txt": "flask==3.1.3 --hash=sha256:00\n",
+        "pyproject.toml": "",
+        "README.md": "not copied",
+        "src/pkg/__init__.py": "",
+        "src/pkg/__pycache__/__init__.pyc": "",
+    }.items():
+        (folder / name).write_text(text)
+    (tmp_path / "lock.txt").write_text(
+        "# a lock\npathspec==1 \\\n    --hash=sha256:11\n"
+        "pip==26.3 \\\n    --hash=sha256:22 \\\n    --hash=sha256:33\n    # via -r requirements.in\n"
+        "pluggy==1 \\\n    --hash=sha256:44\n"
+    )
+    return folder
+
+
+@pytest.fixture
+def image(context: Path) -> Image:
+    pip = (sys.executable, "-m", "pip")
+    lock = context.parent / "lock.txt"
+    return Image("sensor", "0.1.0", "x86_64", context, pip, lock, FALLBACK, "auto")
+
+
+def inputs(image: Image, base_id: str = "sha256:aa") -> str:
+    dockerfile = images.read_dockerfile(image.context / "Dockerfile")
+    return images.inputs_of(image, images.context_files(image.context, dockerfile.copied), base_id)
+
+
+# --- what an image is made of
+
+
+def test_the_dockerfile_says_what_it_wants(context: Path) -> None:
+    dockerfile = images.read_dockerfile(context / "Dockerfile")
+    assert (dockerfile.base_argument, dockerfile.base) == ("BASE_IMAGE", "python:3.13-alpine")
+    assert dockerfile.copied == ("pyproject.toml", "requirements.txt", "src")
+    assert dockerfile.arguments == {"BASE_IMAGE", "VERSION"}
+
+
+def test_a_base_that_is_no_argument_is_refused(context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM python:3.13-alpine\n")
+    with pytest.raises(BuildError, match="the base must be an argument"):
+        images.read_dockerfile(context / "Dockerfile")
+
+
+def test_a_context_without_dockerfile_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"Dockerfile is not there; correct the image's context"):
+        images.read_dockerfile(tmp_path / "Dockerfile")
+
+
+def test_the_context_is_what_is_copied_without_bytecode(context: Path) -> None:
+    files = images.context_files(context, ["requirements.txt", "src"])
+    assert [str(file) for file in files] == ["Dockerfile", "requirements.txt", "src/pkg/__init__.py"]
+
+
+def test_a_copied_path_that_is_missing_is_named(context: Path) -> None:
+    with pytest.raises(BuildError, match=r"copies compile\.py, which is not in"):
+        images.context_files(context, ["compile.py"])
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "requirements.txt", "src/pkg/__init__.py"])
+def test_a_changed_file_is_another_input(image: Image, name: str) -> None:
+    before = inputs(image)
+    path = image.context / name
+    path.write_text(path.read_text() + "\n# changed\n")
+    assert inputs(image) != before
+
+
+def test_another_base_architecture_or_pip_is_another_input(image: Image) -> None:
+    variants = {
+        inputs(image),
+        inputs(image, "sha256:bb"),
+        inputs(replace(image, arch="aarch64")),
+    }
+    image.pip_lock.write_text("pip==27 --hash=sha256:55\n")
+    assert len(variants | {inputs(image)}) == 4
+
+
+def test_what_is_not_copied_is_no_input(image: Image) -> None:
+    before = inputs(image)
+    (image.context / "README.md").write_text("changed")
+    (image.context / "src/pkg/__pycache__/__init__.pyc").write_text("changed")
+    image.pip_lock.write_text(image.pip_lock.read_text().replace("pluggy==1", "pluggy==2"))
+    assert inputs(image) == before
+
+
+def test_the_pin_of_pip_is_taken_with_its_hashes(image: Image) -> None:
+    wanted = "pip==26.3 \\\n    --hash=sha256:22 \\\n    --hash=sha256:33\n"
+    assert images.pip_requirement(image.pip_lock) == wanted
+
+
+def test_a_lock_without_pip_is_refused(image: Image) -> None:
+    image.pip_lock.write_text("pip-tools==7\n")
+    with pytest.raises(BuildError, match="does not pin pip"):
+        images.pip_requirement(image.pip_lock)
+
+
+@pytest.mark.parametrize(
+    ("soabi", "first", "last"),
+    [
+        ("cpython-313-x86_64-linux-musl", "musllinux_1_2_aarch64", "musllinux_1_1_aarch64"),
+        ("cpython-313-aarch64-linux-gnu", "manylinux_2_34_aarch64", "manylinux2014_aarch64"),
+    ],
+)
+def test_the_base_decides_which_wheels_fit(soabi: str, first: str, last: str) -> None:
+    options = images.wheel_options(soabi, "aarch64")
+    assert options[:6] == ["--implementation", "cp", "--python-version", "3.13", "--abi", "cp313"]
+    platforms = [word for word in options if "linux" in word]
+    assert (platforms[0], platforms[-1]) == (first, last)
+
+
+def test_an_unknown_python_is_refused() -> None:
+    with pytest.raises(BuildError, match="pypy"):
+        images.wheel_options("pypy311-pp73-x86_64-linux-gnu", "x86_64")
+
+
+# --- when it is current, and on which base
+
+
+def stored(store: Store, image: Image, base: str, base_id: str) -> Entry:
+    digest = inputs(image, base_id)
+    with store.staging() as staging:
+        packed = staging / "image.tar.gz"
+        packed.write_bytes(b"image")
+        entry = Entry(
+            name="sensor",
+            version=f"0.1.0-{digest[:8]}",
+            requested="0.1.0",
+            arch="x86_64",
+            kind="image",
+            file=relative_path("sensor", f"0.1.0-{digest[:8]}", "x86_64", "sensor.tar.gz"),
+            size=5,
+            sha256=sha256_file(packed),
+            source="a test",
+            image_id="sha256:cc",
+            reference=f"localhost/roverwatch/sensor:0.1.0-{digest[:8]}",
+            base_image=f"{base}@{base_id}",
+            inputs=digest,
+        )
+        store.add(entry, packed)
+    return entry
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Images of a local engine that is not there."""
+    present: dict[str, str] = {}
+    monkeypatch.setattr(images, "local_image", lambda name, *_: present.get(name))
+    return present
+
+
+@pytest.mark.parametrize(
+    ("base", "source", "current"),
+    [
+        ("python:3.13-alpine", "auto", True),
+        ("python:3.13-alpine", "upstream", True),
+        ("python:3.13-alpine", "debian", False),
+        ("roverwatch/python-base:trixie", "auto", True),
+        ("roverwatch/python-base:trixie", "upstream", False),
+        ("roverwatch/python-base:trixie", "debian", True),
+        ("python:3.12-alpine", "auto", False),
+    ],
+)
+def test_an_image_is_current_by_its_base(
+    tmp_path: Path, image: Image, local: dict[str, str], *, base: str, source: str, current: bool
+) -> None:
+    store = Store(tmp_path / "store")
+    stored(store, image, base, "sha256:aa")
+    built = images.ensure(store, replace(image, source=source), dry_run=True)
+    assert built.changed is not current
+
+
+def test_without_an_engine_a_current_image_is_still_current(
+    tmp_path: Path, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    entry = stored(store, image, "python:3.13-alpine", "sha256:aa")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    built = images.ensure(store, image)
+    assert (built.entry, built.changed) == (entry, False)
+    assert built.message == "sensor 0.1.0 x86_64: in the store, on python:3.13-alpine@sha256:aa"
+
+
+def test_a_newer_base_in_the_engine_makes_an_image_old(
+    tmp_path: Path, image: Image, local: dict[str, str]
+) -> None:
+    store = Store(tmp_path / "store")
+    stored(store, image, "python:3.13-alpine", "sha256:aa")
+    local["python:3.13-alpine"] = "sha256:bb"
+    assert images.ensure(store, image, dry_run=True).changed
+
+
+def test_a_damaged_image_is_not_current(tmp_path: Path, image: Image, local: dict[str, str]) -> None:
+    store = Store(tmp_path / "store")
+    entry = stored(store, image, "python:3.13-alpine", "sha256:aa")
+    store.path(entry).write_bytes(b"malware")
+    built = images.ensure(store, image, dry_run=True)
+    assert built.changed
+    assert "was changed after it entered" in built.damaged[0]
+
+
+def test_a_changed_source_makes_an_image_old(tmp_path: Path, image: Image, local: dict[str, str]) -> None:
+    store = Store(tmp_path / "store")
+    stored(store, image, "python:3.13-alpine", "sha256:aa")
+    (image.context / "src/pkg/__init__.py").write_text("changed = True\n")
+    assert images.ensure(store, image, dry_run=True).changed
+
+
+@pytest.fixture
+def no_registry(monkeypatch: pytest.MonkeyPatch, local: dict[str, str]) -> None:
+    def refuse(name: str, arch: str) -> None:
+        raise UnreachableSource(f"{name} cannot be pulled (no such host)")
+
+    def make(fallback: Fallback, arch: str) -> None:
+        local[fallback.tag(arch)] = "sha256:dd"
+
+    monkeypatch.setattr(images, "_pull", refuse)
+    monkeypatch.setattr(images, "make_fallback", make)
+
+
+@pytest.mark.usefixtures("no_registry")
+def test_the_fallback_is_made_where_no_registry_answers(image: Image) -> None:
+    base = images.choose_base(image, images.read_dockerfile(image.context / "Dockerfile"))
+    assert base.name == FALLBACK.tag("x86_64")
+    assert base.image_id == "sha256:dd"
+    assert base.note == ", because python:3.13-alpine cannot be pulled (no such host)"
+
+
+@pytest.mark.usefixtures("no_registry")
+@pytest.mark.parametrize("change", [{"source": "upstream"}, {"fallback": None}])
+def test_without_a_fallback_the_registry_must_answer(image: Image, change: dict[str, None]) -> None:
+    with pytest.raises(UnreachableSource):
+        images.choose_base(replace(image, **change), images.read_dockerfile(image.context / "Dockerfile"))
+
+
+def test_a_base_that_is_here_is_not_pulled(
+    image: Image, local: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local["python:3.13-alpine"] = "sha256:ee"
+    monkeypatch.setattr(images, "_pull", None)
+    base = images.choose_base(image, images.read_dockerfile(image.context / "Dockerfile"))
+    assert base == images.Base("python:3.13-alpine", "sha256:ee")
+
+
+def test_the_base_of_another_recipe_has_another_label() -> None:
+    assert FALLBACK.recipe != replace(FALLBACK, packages=("python3",)).recipe
+
+
+# --- what docker says, played by a script
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A program named docker, of a test's making, before all others."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder / "docker"
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("behaviour", ["exec sleep 5", "for i in 1 2 3 4 5 6; do echo wait; sleep 0.2; done"])
+def test_a_registry_that_does_not_answer_is_given_up(
+    docker: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str
+) -> None:
+    script(docker, behaviour + "\n")
+    monkeypatch.setattr(images, "REGISTRY_ANSWERS_WITHIN", 0.3)
+    with pytest.raises(UnreachableSource, match=r"no registry answered for python:3 within 0\.3 s"):
+        images._pull("python:3", "x86_64")
+
+
+def test_a_registry_that_answers_may_take_its_time(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(docker, "echo 3: Pulling from library/python\nsleep 0.6\n")
+    monkeypatch.setattr(images, "REGISTRY_ANSWERS_WITHIN", 0.3)
+    images._pull("python:3", "x86_64")
+
+
+def test_a_registry_without_the_image_is_an_error(docker: Path) -> None:
+    script(docker, "echo 'manifest for python:9 not found: manifest unknown' >&2\nexit 1\n")
+    with pytest.raises(BuildError, match=r"does not exist .* correct the Dockerfile"):
+        images._pull("python:9", "x86_64")
+
+
+def test_a_build_for_another_architecture_names_what_it_lacks(docker: Path) -> None:
+    script(docker, "echo exec /bin/sh: exec format error\nexit 1\n")
+    with pytest.raises(BuildError, match="needs emulation: apt-get install qemu-user-static"):
+        images._run(["docker", "build"], "build sensor")
+
+
+def test_a_step_that_fails_shows_the_end_of_its_output(docker: Path) -> None:
+    script(docker, "seq 100\nexit 3\n")
+    with pytest.raises(BuildError, match=r"(?s)^cannot build sensor:\n93\n.*100$"):
+        images._run(["docker", "build"], "build sensor")
+
+
+def test_the_image_id_is_the_digest_of_the_configuration(tmp_path: Path) -> None:
+    packed = tmp_path / "image.tar.gz"
+    with tarfile.open(packed, "w:gz") as tar:
+        for name, text in {"manifest.json": '[{"Config": "blobs/x"}]', "blobs/x": "{}"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    wanted = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert images.image_id_of(packed) == wanted
+
+
+def engine_answers() -> bool:
+    if shutil.which("docker") is None or shutil.which("mmdebstrap") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not engine_answers(), reason="needs a Docker engine and mmdebstrap")
+def test_a_real_build_of_another_image_leaves_nothing_behind(tmp_path: Path, context: Path) -> None:
+    """Builds on a real base that the engine already has; some 5 s."""
+    pinned = yaml.safe_load((TOP / "group_vars/all/artifacts.yml").read_text())["artifacts_images"][0]
+    fallback = Fallback(pinned["fallback"]["suite"], tuple(pinned["fallback"]["packages"]))
+    if images.local_image(fallback.tag("x86_64"), "x86_64", fallback.recipe) is None:
+        pytest.skip("the base is not in the engine; playbooks/artifacts.yml puts it there")
+    (context / "Dockerfile").write_text(
+        "ARG BASE_IMAGE=python:0-none\nFROM ${BASE_IMAGE} AS build\nCOPY src/ /src/\nCOPY wheels/ /wheels/\n"
+        "COPY requirements.txt ./\nRUN ls /wheels/pip-*.whl && touch /built\n"
+        "FROM ${BASE_IMAGE}\nCOPY --from=build /built /built\n"
+    )
+    (context / "requirements.txt").write_text("")
+    lock = TOP / "requirements.txt"
+    image = Image("test", "0", "x86_64", context, (sys.executable, "-m", "pip"), lock, fallback, "debian")
+    store = Store(tmp_path / "store")
+    built = images.ensure(store, image)
+    assert built.entry is not None
+    store.verify(built.entry)
+    assert re.fullmatch(r"localhost/roverwatch/test:0-[0-9a-f]{8}", built.entry.reference or "")
+    listing = ["docker", "image", "ls", "--all", "--no-trunc"]
+    left = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+    assert "localhost/roverwatch/test" not in left
+    assert (built.entry.image_id or "none") not in left
+    assert not images.ensure(store, image).changed
+
+
+def test_the_pinned_version_is_the_one_that_the_app_has() -> None:
+    pinned = yaml.safe_load((TOP / "group_vars/all/artifacts.yml").read_text())["artifacts_images"]
+    (sensor,) = [image for image in pinned if image["name"] == "sensor"]
+    app = (TOP / "app/src/sensor_service/__init__.py").read_text()
+    assert re.search(r'^__version__ = "(.+)"$', app, re.MULTILINE)[1] == sensor["version"]  # type: ignore[index]

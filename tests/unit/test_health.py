@@ -1,0 +1,466 @@
+"""The checks of one machine, on a fake /etc, /proc, /sys and systemd, with real HTTP on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from roverwatch import health, systemd
+
+MIB = 2**20
+CONTAINER = "c0ffee" * 10 + "cafe"
+IMAGE = "sha256:" + "ab" * 32
+
+
+class Machine:
+    """A robot with one binary service and one container, healthy until a test changes it."""
+
+    def __init__(self, root: Path, url: str) -> None:
+        self.root = root
+        self.url = url
+        self.paths = health.Paths(root / "services.d", root / "textfile", root / "proc")
+        self.cgroups = root / "cgroup"
+        self.units: dict[str, dict[str, str]] = {}
+        self.exe = root / "opt" / "vmagent"
+        self.images = {CONTAINER: IMAGE}
+        for directory in (self.paths.services, self.paths.oom_records, self.exe.parent):
+            directory.mkdir(parents=True)
+        self.exe.write_text("")
+        self._kernel()
+        self.add_cgroup("roverwatch.slice", limit=300 * MIB, usage=90 * MIB)
+        self._binary()
+        self._container()
+
+    def _kernel(self) -> None:
+        own = self.paths.proc / "self"
+        own.mkdir(parents=True)
+        (own / "mountinfo").write_text(f"31 22 0:28 / {self.cgroups} rw - cgroup2 cgroup2 rw\n")
+        (self.paths.proc / "uptime").write_text("12345.67 1.0\n")
+        self.cgroups.mkdir()
+        (self.cgroups / "cgroup.controllers").write_text("cpu memory\n")
+        self.units["roverwatch.slice"] = {"ActiveState": "active", "ControlGroup": "/roverwatch.slice"}
+
+    def _binary(self) -> None:
+        self.record("roverwatch-vmagent", kind="binary", exe=str(self.exe), memory_max=48 * MIB)
+        self.unit("roverwatch-vmagent", pid=100)
+        self.add_cgroup("roverwatch.slice/roverwatch-vmagent.service", limit=48 * MIB, usage=20 * MIB)
+        (self.paths.proc / "100").mkdir()
+        (self.paths.proc / "100" / "exe").symlink_to(self.exe)
+
+    def _container(self) -> None:
+        cid_file = self.root / "sensor.cid"
+        cid_file.write_text(CONTAINER)
+        self.record(
+            "roverwatch-sensor",
+            kind="container",
+            engine="podman",
+            image="localhost/sensor:1",
+            image_id=IMAGE,
+            cid_file=str(cid_file),
+            memory_max=80 * MIB,
+        )
+        self.unit("roverwatch-sensor", pid=200)
+        self.add_cgroup("roverwatch.slice/roverwatch-sensor.service", limit=None, usage=2 * MIB)
+        self.add_cgroup(f"roverwatch.slice/libpod-{CONTAINER}.scope", limit=80 * MIB, usage=40 * MIB)
+
+    def record(self, unit: str, **fields: Any) -> None:
+        known = {"unit": unit, "version": "1.0", "ready_url": self.url} | fields
+        (self.paths.services / f"{unit}.json").write_text(json.dumps(known))
+
+    def change_record(self, unit: str, **fields: Any) -> None:
+        path = self.paths.services / f"{unit}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    def unit(self, name: str, pid: int) -> None:
+        started = int((time.clock_gettime(time.CLOCK_MONOTONIC) - 60) * 1e6)
+        self.units[name] = {
+            "LoadState": "loaded",
+            "ActiveState": "active",
+            "SubState": "running",
+            "Result": "success",
+            "MainPID": str(pid),
+            "NRestarts": "1",
+            "ControlGroup": f"/roverwatch.slice/{name}.service",
+            "ExecMainStartTimestampMonotonic": str(started),
+        }
+
+    def add_cgroup(self, path: str, limit: int | None, usage: int, oom_kills: int = 0) -> None:
+        directory = self.cgroups / path
+        directory.mkdir(exist_ok=True)
+        (directory / "memory.current").write_text(f"{usage}\n")
+        (directory / "memory.max").write_text(f"{'max' if limit is None else limit}\n")
+        (directory / "memory.peak").write_text(f"{usage}\n")
+        (directory / "memory.stat").write_text(f"inactive_file {MIB}\n")
+        (directory / "memory.events").write_text(f"oom 0\noom_kill {oom_kills}\n")
+
+    def oom_record(self, unit: str, total: int, age_seconds: float) -> None:
+        path = self.paths.oom_records / f"{unit}.oom.prom"
+        path.write_text(
+            f'# cgroup_inode 1 seen {total}\ncontainer_oom_events_total{{name="{unit}"}} {total}\n'
+        )
+        os.utime(path, (time.time() - age_seconds,) * 2)
+
+    def check(self, **options: Any) -> dict[str, Any]:
+        defaults: dict[str, Any] = {"memory_budget": 300 * MIB, "ready_timeout_seconds": 0.5}
+        return health.check(health.Options(host="robot-1", **(defaults | options)), self.paths)
+
+    def problems(self, **options: Any) -> list[tuple[str, str]]:
+        found = self.check(**options)["problems"]
+        assert all(problem["remedy"] and "robot-1" in problem["remedy"] for problem in found)
+        return [(problem["service"], problem["what"]) for problem in found]
+
+
+class Web:
+    """Readiness and VictoriaMetrics' query API on one port."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.samples: dict[str, list[dict[str, Any]]] = {}
+        self.queries: list[dict[str, list[str]]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                url = urlsplit(self.path)
+                body = b"OK"
+                if url.path == "/api/v1/query":
+                    arguments = parse_qs(url.query)
+                    outer.queries.append(arguments)
+                    body = json.dumps({"data": {"result": outer.samples[arguments["query"][0]]}}).encode()
+                self.send_response(outer.status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.httpd.server_port}"
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    web = Web()
+    threading.Thread(target=web.httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield web
+    web.httpd.shutdown()
+    web.httpd.server_close()
+
+
+@pytest.fixture
+def silent_url() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/health"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(tmp_path, f"{web.url}/health")
+    monkeypatch.setattr(systemd, "show_many", lambda units, _: {unit: machine.units[unit] for unit in units})
+    monkeypatch.setattr(health, "inspect_images", lambda *_: machine.images)
+    return machine
+
+
+def test_healthy_machine(machine: Machine) -> None:
+    result = machine.check(expected_units=["roverwatch-sensor", "roverwatch-vmagent"])
+    assert result["problems"] == []
+    assert json.loads(json.dumps(result)) == result
+    assert result["uptime_seconds"] == 12345.67
+    assert "hub" not in result
+    sensor, vmagent = result["services"]
+    assert (vmagent["unit"], vmagent["state"], vmagent["restarts"]) == ("roverwatch-vmagent", "active", 1)
+    assert vmagent["ready"]
+    assert vmagent["ready_reason"] == "HTTP 200: OK"
+    assert 0 < vmagent["ready_ms"] < 500
+    assert 60 <= vmagent["uptime_seconds"] < 70
+    assert vmagent["memory"]["working_set_bytes"] == 19 * MIB
+    assert vmagent["supervisor_usage_bytes"] is None
+    assert vmagent["running"] == str(machine.exe)
+    # The container's own cgroup counts, not that of the supervisor beside it.
+    assert sensor["memory"]["limit_bytes"] == 80 * MIB
+    assert sensor["supervisor_usage_bytes"] == 2 * MIB
+    assert result["slice"]["caps_total_bytes"] == 128 * MIB
+    assert result["slice"]["memory"]["limit_bytes"] == 300 * MIB
+
+
+def test_stopped_unit_is_one_problem(machine: Machine) -> None:
+    machine.units["roverwatch-vmagent"] |= {
+        "ActiveState": "failed",
+        "SubState": "failed",
+        "Result": "oom-kill",
+        "MainPID": "0",
+        "ControlGroup": "",
+    }
+    assert machine.problems() == [("roverwatch-vmagent", "is failed/failed (result: oom-kill)")]
+
+
+def test_unit_file_that_is_gone(machine: Machine) -> None:
+    machine.units["roverwatch-vmagent"] = {
+        "LoadState": "not-found",
+        "ActiveState": "inactive",
+        "SubState": "dead",
+    }
+    assert machine.problems() == [("roverwatch-vmagent", "has no unit although it was deployed")]
+    assert machine.check()["services"][1]["state"] == "not-found"
+
+
+def test_not_ready(machine: Machine, web: Web) -> None:
+    web.status = 503
+    assert machine.problems() == [
+        ("roverwatch-sensor", f"is not ready: {machine.url}: HTTP 503: OK"),
+        ("roverwatch-vmagent", f"is not ready: {machine.url}: HTTP 503: OK"),
+    ]
+
+
+def test_services_that_hang_do_so_side_by_side(machine: Machine, silent_url: str) -> None:
+    for unit in ("roverwatch-sensor", "roverwatch-vmagent"):
+        machine.change_record(unit, ready_url=silent_url)
+    start = time.monotonic()
+    problems = machine.problems()
+    assert time.monotonic() - start < 0.9
+    assert [what for _, what in problems] == [f"is not ready: {silent_url}: timed out"] * 2
+
+
+def test_answer_that_drips_does_not_hold_the_check(machine: Machine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n":
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        machine.change_record("roverwatch-vmagent", ready_url=url)
+        start = time.monotonic()
+        problems = machine.problems()
+    assert time.monotonic() - start < 1.5
+    assert problems == [("roverwatch-vmagent", f"is not ready: {url}: no complete answer in time")]
+
+
+def test_engine_that_hangs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "ENGINE_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(health, "inspect_images", lambda *_: time.sleep(5))
+    assert machine.problems() == [("roverwatch-sensor", "podman does not say which image it runs")]
+    # What hangs on must not keep the module's process from ending.
+    assert all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+
+
+def test_failing_check_is_not_swallowed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(health, "inspect_images", broken)
+    with pytest.raises(ZeroDivisionError):
+        machine.check()
+
+
+def test_old_binary_still_runs(machine: Machine) -> None:
+    (machine.paths.proc / "100" / "exe").unlink()
+    (machine.paths.proc / "100" / "exe").symlink_to("/opt/roverwatch/vmagent/0.9/vmagent (deleted)")
+    what = f"runs /opt/roverwatch/vmagent/0.9/vmagent (deleted), but {machine.exe} is installed"
+    assert machine.problems() == [("roverwatch-vmagent", what)]
+    assert machine.check()["services"][1]["running_as_recorded"] is False
+
+
+def test_recorded_program_may_be_a_link(machine: Machine) -> None:
+    link = machine.root / "current"
+    link.symlink_to(machine.exe)
+    machine.change_record("roverwatch-vmagent", exe=str(link))
+    assert machine.problems() == []
+
+
+def test_old_image_still_runs(machine: Machine) -> None:
+    machine.images = {CONTAINER: "cd" * 32}
+    assert machine.problems() == [("roverwatch-sensor", f"runs {'cd' * 32}, but {IMAGE} is installed")]
+
+
+def test_podman_prints_image_ids_without_their_algorithm(machine: Machine) -> None:
+    machine.images = {CONTAINER: IMAGE.removeprefix("sha256:")}
+    assert machine.problems() == []
+
+
+def test_container_outside_of_the_slice(machine: Machine) -> None:
+    scope = machine.cgroups / "roverwatch.slice" / f"libpod-{CONTAINER}.scope"
+    scope.rename(machine.cgroups / scope.name)
+    expected = f"its container {CONTAINER[:12]} has no cgroup in the slice: it runs outside of the budget"
+    assert machine.problems() == [("roverwatch-sensor", expected)]
+
+
+def test_container_without_its_id(machine: Machine) -> None:
+    (machine.root / "sensor.cid").unlink()
+    services = {service for service, _ in machine.problems()}
+    assert services == {"roverwatch-sensor"}
+
+
+def test_cap_of_the_kernel_differs(machine: Machine) -> None:
+    machine.add_cgroup("roverwatch.slice/roverwatch-vmagent.service", limit=64 * MIB, usage=20 * MIB)
+    what = "has a cap of 64M in the kernel, 48M was deployed"
+    assert machine.problems() == [("roverwatch-vmagent", what)]
+
+
+def test_cap_is_compared_in_whole_pages(machine: Machine) -> None:
+    machine.change_record("roverwatch-vmagent", memory_max=48 * MIB + 1)
+    assert machine.problems() == []
+
+
+def test_no_cap_in_the_kernel(machine: Machine) -> None:
+    machine.add_cgroup("roverwatch.slice/roverwatch-vmagent.service", limit=None, usage=20 * MIB)
+    assert machine.problems() == [("roverwatch-vmagent", "has no cap in the kernel, 48M was deployed")]
+
+
+@pytest.mark.parametrize(("working_set", "percent"), [(45, None), (46, 96)])
+def test_nearly_full(machine: Machine, working_set: int, percent: int | None) -> None:
+    usage = (working_set + 1) * MIB
+    machine.add_cgroup("roverwatch.slice/roverwatch-vmagent.service", limit=48 * MIB, usage=usage)
+    expected = [("roverwatch-vmagent", f"uses {percent} % of its cap of 48M: the kernel is about to kill it")]
+    assert machine.problems() == (expected if percent else [])
+
+
+def test_recent_oom_kill(machine: Machine) -> None:
+    machine.oom_record("roverwatch-vmagent", total=3, age_seconds=100)
+    assert machine.problems(oom_window_seconds=200) == [
+        ("roverwatch-vmagent", "was OOM-killed, last 100 s ago (3 in all)")
+    ]
+    assert machine.problems(oom_window_seconds=50) == []
+    assert machine.check()["services"][1]["oom_kills_total"] == 3
+
+
+def test_oom_kill_that_no_stop_has_recorded_counts_as_of_the_start(machine: Machine) -> None:
+    machine.oom_record("roverwatch-vmagent", total=3, age_seconds=10_000)
+    unit = "roverwatch.slice/roverwatch-vmagent.service"
+    machine.add_cgroup(unit, limit=48 * MIB, usage=20 * MIB, oom_kills=1)
+    # The service started 60 s ago.
+    assert machine.problems(oom_window_seconds=100) == [
+        ("roverwatch-vmagent", "was OOM-killed, last 60 s ago (4 in all)")
+    ]
+    assert machine.problems(oom_window_seconds=50) == []
+
+
+def test_stopped_service_keeps_its_oom_kills(machine: Machine) -> None:
+    machine.oom_record("roverwatch-vmagent", total=2, age_seconds=5)
+    machine.units["roverwatch-vmagent"] |= {"ActiveState": "activating", "SubState": "auto-restart"}
+    machine.units["roverwatch-vmagent"]["ControlGroup"] = ""
+    assert machine.problems() == [
+        ("roverwatch-vmagent", "is activating/auto-restart"),
+        ("roverwatch-vmagent", "was OOM-killed, last 5 s ago (2 in all)"),
+    ]
+
+
+def test_broken_oom_record_is_a_problem(machine: Machine) -> None:
+    (machine.paths.oom_records / "roverwatch-vmagent.oom.prom").write_text("nonsense\n")
+    ((service, what),) = machine.problems()
+    assert service == "roverwatch-vmagent"
+    assert "does not hold a count" in what
+
+
+def test_expected_unit_is_missing(machine: Machine) -> None:
+    result = machine.check(expected_units=["roverwatch-vmagent", "roverwatch-victoriametrics"])
+    assert result["problems"] == [
+        {
+            "service": "roverwatch-victoriametrics",
+            "what": "is not installed",
+            "remedy": "ansible-playbook playbooks/site.yml --limit robot-1",
+        }
+    ]
+
+
+def test_bare_machine(machine: Machine) -> None:
+    for path in machine.paths.services.iterdir():
+        path.unlink()
+    machine.paths.services.rmdir()
+    machine.units["roverwatch.slice"] = {"ActiveState": "inactive", "ControlGroup": ""}
+    what = "is not running: nothing enforces the memory budget"
+    assert machine.problems() == [("roverwatch.slice", what)]
+
+
+def change_slice_limit(machine: Machine, limit: int | None) -> None:
+    machine.add_cgroup("roverwatch.slice", limit=limit, usage=90 * MIB)
+
+
+def test_slice_limit_differs_from_the_budget(machine: Machine) -> None:
+    change_slice_limit(machine, 400 * MIB)
+    what = "has a limit of 400M in the kernel, but memory_budget is 300M"
+    assert machine.problems() == [("roverwatch.slice", what)]
+    assert machine.problems(memory_budget=None) == []
+
+
+def test_slice_without_limit(machine: Machine) -> None:
+    change_slice_limit(machine, None)
+    what = "has no memory limit: nothing enforces the memory budget"
+    assert machine.problems(memory_budget=None) == [("roverwatch.slice", what)]
+
+
+def test_caps_do_not_fit_into_the_slice(machine: Machine) -> None:
+    change_slice_limit(machine, 100 * MIB)
+    what = "has services with caps of 128M in all, more than its limit of 100M"
+    assert machine.problems(memory_budget=100 * MIB) == [("roverwatch.slice", what)]
+
+
+def test_broken_description_names_the_file(machine: Machine) -> None:
+    (machine.paths.services / "x.json").write_text('{"unit": "x"}')
+    with pytest.raises(health.HealthError, match=r"x\.json.*missing"):
+        machine.check()
+
+
+def sample(value: float, **labels: str) -> dict[str, Any]:
+    return {"metric": labels, "value": [time.time(), str(value)]}
+
+
+def test_hub(machine: Machine, web: Web) -> None:
+    web.samples = {
+        health.NEWEST_SAMPLE_QUERY: [
+            sample(time.time() - 7, robot="robot-1"),
+            sample(time.time() - 4000, robot="robot-2"),
+            sample(time.time()),
+        ],
+        health.TARGETS_UP_QUERY: [sample(4, robot="robot-1")],
+    }
+    hub = machine.check(hub_query_url=web.url)["hub"]
+    ages = hub["newest_sample_age_seconds"]
+    assert ages == {"robot-1": pytest.approx(7, abs=1), "robot-2": pytest.approx(4000, abs=1)}
+    assert hub["targets_up"] == {"robot-1": 4}
+    # Otherwise VictoriaMetrics answers as of 30 s ago.
+    assert all(query["nocache"] == ["1"] for query in web.queries)
+
+
+def test_hub_that_answers_nonsense(machine: Machine, web: Web) -> None:
+    web.samples = {health.NEWEST_SAMPLE_QUERY: [{"metric": {"robot": "a"}}]}
+    result = machine.check(hub_query_url=web.url)
+    assert "not an answer of the query API" in result["hub"]["error"]
+    assert [problem["service"] for problem in result["problems"]] == ["hub"]
+
+
+def test_hub_that_is_silent(machine: Machine, silent_url: str) -> None:
+    start = time.monotonic()
+    result = machine.check(hub_query_url=silent_url)
+    assert time.monotonic() - start < 1.5
+    assert result["hub"] == {"error": "timed out"}
+
+
+def test_images_are_inspected_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "podman"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >>{tmp_path}/log\necho one {IMAGE}\necho no such container >&2\nexit 125\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert health.inspect_images("podman", ["one", "gone"]) == {"one": IMAGE}
+    assert (tmp_path / "log").read_text() == "inspect --type=container --format={{.Id}} {{.Image}} one gone\n"
+
+
+def test_engine_that_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert health.inspect_images("podman", ["one"]) == {}

@@ -1,0 +1,217 @@
+"""The table and the verdict."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from roverwatch import report
+
+MIB = 2**20
+REDEPLOY = "ansible-playbook playbooks/site.yml --limit robot-1"
+
+
+def service(unit: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "unit": unit,
+        "state": "active",
+        "ready": True,
+        "ready_ms": 2.4,
+        "restarts": 0,
+        "memory": {
+            "usage_bytes": 30 * MIB,
+            "working_set_bytes": 24 * MIB,
+            "peak_bytes": 36 * MIB + MIB // 2,
+            "limit_bytes": 48 * MIB,
+        },
+        "oom_kills_total": 0,
+    } | changes
+
+
+def result(*services: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "services": list(services) or [service("roverwatch-vmagent")],
+        "slice": {
+            "unit": "roverwatch.slice",
+            "memory": {
+                "usage_bytes": 120 * MIB,
+                "working_set_bytes": 90 * MIB,
+                "peak_bytes": 150 * MIB,
+                "limit_bytes": 300 * MIB,
+            },
+            "caps_total_bytes": 288 * MIB,
+            "budget_bytes": 300 * MIB,
+        },
+        "uptime_seconds": 5.0,
+        "problems": [],
+        "changed": False,
+        "invocation": {"module_args": {}},
+    } | changes
+
+
+def robot(name: str, found: dict[str, Any] | None = None, *expected: str) -> report.Machine:
+    return report.Machine(name, True, found or result(), expected)
+
+
+def hub(name: str = "hub-1", **ages: float) -> report.Machine:
+    seen = {"newest_sample_age_seconds": {key.replace("_", "-"): age for key, age in ages.items()}}
+    return report.Machine(name, False, result(service("roverwatch-vmauth"), hub=seen))
+
+
+def texts(verdict: report.Report) -> list[str]:
+    return [line.text for line in verdict.lines()]
+
+
+def whats(verdict: report.Report) -> list[tuple[str, str, str]]:
+    return [(problem.host, problem.service, problem.what) for problem in verdict.problems]
+
+
+def test_all_is_well() -> None:
+    verdict = report.build([robot("robot-1"), robot("robot-2"), hub(robot_1=3.2, robot_2=4.0)], 60)
+    assert verdict.healthy
+    assert verdict.summary == "3 of 3 services on 2 robots and 1 hub healthy"
+    assert verdict.sample_ages == {"robot-1": 3.2, "robot-2": 4.0}
+    assert all(line.healthy is not False for line in verdict.lines())
+
+
+def test_summary_of_robots_alone() -> None:
+    services = [service(f"roverwatch-{name}") for name in "abcd"]
+    verdict = report.build([robot(f"robot-{number}", result(*services)) for number in (1, 2, 3)], 60)
+    assert verdict.summary == "12 of 12 services on 3 robots healthy"
+
+
+def test_table_is_aligned() -> None:
+    broken = service("roverwatch-node-exporter", state="failed", ready=False, memory=None, restarts=12)
+    fault = {"service": "roverwatch-node-exporter", "what": "is failed", "remedy": "look"}
+    found = result(service("roverwatch-vmagent"), broken, problems=[fault])
+    verdict = report.build([robot("robot-10", found), robot("robot-2"), hub(robot_2=5, robot_10=6)], 60)
+    assert texts(verdict) == [
+        "ROBOT     SERVICE                   STATE   READY  RESTARTS  MEM   PEAK  CAP   %  OOM",
+        "robot-2   roverwatch-vmagent        active   2 ms         0  24M  36.5M  48M  50    0",
+        "robot-10  roverwatch-vmagent        active   2 ms         0  24M  36.5M  48M  50    0",
+        "robot-10  roverwatch-node-exporter  failed     no        12    -      -    -   -    0",
+        "hub-1     roverwatch-vmauth         active   2 ms         0  24M  36.5M  48M  50    0",
+        "",
+        "ROBOT     SLICE             CAPS  MEM  PEAK  BUDGET   %  SAMPLE AGE AT HUB",
+        "robot-2   roverwatch.slice  288M  90M  150M    300M  30                5 s",
+        "robot-10  roverwatch.slice  288M  90M  150M    300M  30                6 s",
+        "hub-1     roverwatch.slice  288M  90M  150M    300M  30                  -",
+        "",
+        "robot-10: roverwatch-node-exporter is failed",
+        "    → look",
+    ]
+    colours = {
+        line.text.split()[1]: line.healthy for line in verdict.lines() if line.text.startswith("robot-10 ")
+    }
+    assert colours == {
+        "roverwatch-vmagent": True,
+        "roverwatch-node-exporter": False,
+        "roverwatch.slice": True,
+    }
+
+
+def test_problem_of_a_service() -> None:
+    fault = {"service": "roverwatch-vmagent", "what": "is not ready", "remedy": "look"}
+    verdict = report.build([robot("robot-1", result(problems=[fault])), robot("robot-2")], 60)
+    assert not verdict.healthy
+    assert verdict.summary == "1 of 2 services on 2 robots healthy, 1 problem"
+
+
+def test_problem_of_the_slice_leaves_its_services_healthy() -> None:
+    fault = {"service": "roverwatch.slice", "what": "has no limit", "remedy": REDEPLOY}
+    verdict = report.build([robot("robot-1", result(problems=[fault]))], 60)
+    assert verdict.summary == "1 of 1 services on 1 robot healthy, 1 problem"
+    assert not verdict.healthy
+
+
+def test_unreachable_robot_counts_with_the_services_it_should_have() -> None:
+    gone = report.Machine(
+        "robot-3", True, {"unreachable": True, "msg": "Task failed: timed out", "changed": False}, ["a", "b"]
+    )
+    verdict = report.build([robot("robot-1"), gone], 60)
+    assert whats(verdict) == [("robot-3", "host", "unreachable: timed out")]
+    assert verdict.summary == "1 of 3 services on 2 robots healthy, 1 problem"
+    rows = [line for line in verdict.lines() if line.text.startswith("robot-3 ")]
+    assert [(line.text.split()[2], line.healthy) for line in rows] == [("unreachable", False)]
+
+
+def test_module_that_failed() -> None:
+    verdict = report.build([report.Machine("robot-1", True, {"failed": True, "msg": "no systemd"})], 60)
+    assert whats(verdict) == [("robot-1", "host", "cannot be checked: no systemd")]
+
+
+def test_host_without_a_result() -> None:
+    verdict = report.build([report.Machine("robot-1", True, None)], 60)
+    assert whats(verdict) == [("robot-1", "host", "was not checked")]
+    assert verdict.summary == "0 of 0 services on 1 robot healthy, 1 problem"
+
+
+def test_nothing_installed_is_not_healthy() -> None:
+    verdict = report.build([report.Machine("robot-1", True, result(services=[]))], 60)
+    assert whats(verdict) == [("robot-1", "host", "has no services")]
+
+
+def test_missing_unit_has_a_row_and_counts() -> None:
+    fault = {"service": "roverwatch-sensor", "what": "is not installed", "remedy": REDEPLOY}
+    found = result(problems=[fault])
+    verdict = report.build([robot("robot-1", found, "roverwatch-vmagent", "roverwatch-sensor")], 60)
+    assert verdict.summary == "1 of 2 services on 1 robot healthy, 1 problem"
+    assert any(line.text.split()[1:3] == ["roverwatch-sensor", "missing"] for line in verdict.lines())
+
+
+@pytest.mark.parametrize(("age", "healthy"), [(60.0, True), (60.1, False)])
+def test_age_of_the_newest_sample(age: float, healthy: bool) -> None:
+    verdict = report.build([robot("robot-1"), hub(robot_1=age)], 60)
+    assert verdict.healthy is healthy
+
+
+def test_stale_robot_names_hub_and_limit() -> None:
+    verdict = report.build([robot("robot-1"), hub(robot_1=95.0)], 60)
+    what = "newest sample on hub-1 is 95 s old (health_max_sample_age_seconds is 60)"
+    assert whats(verdict) == [("robot-1", "roverwatch-vmagent", what)]
+
+
+def test_robot_that_the_hub_has_never_seen() -> None:
+    verdict = report.build([robot("robot-1"), hub(robot_9=1.0)], 60)
+    assert whats(verdict) == [("robot-1", "roverwatch-vmagent", "has no sample on hub-1 in the last day")]
+    assert verdict.sample_ages == {"robot-1": None}
+
+
+def test_without_a_hub_there_is_no_age_to_judge() -> None:
+    verdict = report.build([robot("robot-1")], 60)
+    assert verdict.healthy
+    assert verdict.sample_ages == {}
+    assert texts(verdict)[-2].endswith(" -")
+
+
+def test_hub_that_cannot_answer_is_its_own_problem_only() -> None:
+    fault = {"service": "hub", "what": "does not answer", "remedy": "look"}
+    silent = report.Machine("hub-1", False, result(hub={"error": "refused"}, problems=[fault]))
+    verdict = report.build([robot("robot-1"), silent], 60)
+    assert whats(verdict) == [("hub-1", "hub", "does not answer")]
+
+
+def test_every_hub_must_be_fresh_and_the_oldest_age_is_shown() -> None:
+    machines = [robot("robot-1"), hub("hub-1", robot_1=2.0), hub("hub-2", robot_1=99.0)]
+    verdict = report.build(machines, 60)
+    assert verdict.sample_ages == {"robot-1": 99.0}
+    assert [what for _, _, what in whats(verdict)] == [
+        "newest sample on hub-2 is 99 s old (health_max_sample_age_seconds is 60)"
+    ]
+    unseen = report.build([robot("robot-1"), hub("hub-1"), hub("hub-2", robot_1=2.0)], 60)
+    assert unseen.sample_ages == {"robot-1": None}
+
+
+def test_data_for_other_programs() -> None:
+    gone = report.Machine("robot-2", True, {"unreachable": True, "msg": "timed out"})
+    verdict = report.build([robot("robot-1"), gone], 60)
+    data = verdict.as_dict("2026-01-02T03:04:05+00:00")
+    assert json.loads(json.dumps(data)) == data
+    assert data["healthy"] is False
+    assert data["summary"] == verdict.summary
+    assert data["time"] == "2026-01-02T03:04:05+00:00"
+    assert data["problems"][0]["host"] == "robot-2"
+    # What Ansible adds to a result is not ours to publish.
+    assert set(data["hosts"]["robot-1"]) == {"services", "slice", "uptime_seconds"}
+    assert data["hosts"]["robot-2"] == {"msg": "timed out"}

@@ -1,0 +1,63 @@
+"""What must hold for the whole tree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+
+
+def load(path: Path) -> dict:
+    return yaml.safe_load(path.read_text()) if path.exists() else {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_roles_defaults_are_what_its_argument_specs_say(role):
+    defaults = load(ROOT / "roles" / role / "defaults" / "main.yml")
+    options = load(ROOT / "roles" / role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert {name: option["default"] for name, option in options.items() if not option.get("required")} == defaults
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_variable_is_the_roles_own_and_is_explained(role):
+    specs = load(ROOT / "roles" / role / "meta" / "argument_specs.yml")["argument_specs"]
+    for name, option in specs["main"]["options"].items():
+        assert name.startswith(f"{role}_")
+        assert option["description"].rstrip().endswith("."), name
+        assert option["type"], name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_can_be_taken_off_again(role):
+    assert (ROOT / "roles" / role / "tasks" / "uninstall.yml").exists()
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [path for path in map(ROOT.joinpath, listed.splitlines()) if path.is_file() and not path.is_symlink()]
+
+
+def test_locks_carry_hashes_and_no_addresses():
+    for lock in (ROOT / "requirements.txt", ROOT / "app" / "requirements.txt"):
+        text = lock.read_text()
+        assert "://" not in text
+        pinned = re.findall(r"^[a-z0-9-]+==", text, re.MULTILINE)
+        assert pinned
+        assert len(re.findall(r"^[a-z0-9-]+==.*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(pinned)
+
+
+def test_no_secret_is_in_the_tree():
+    for path in tracked():
+        assert "PRIVATE " + "KEY-----" not in path.read_text(errors="ignore"), path
+
+
+def test_nothing_is_pulled_by_a_moving_tag():
+    for path in tracked():
+        if path.suffix in (".yml", ".j2", ".sh") or path.name == "Dockerfile":
+            assert not re.search(r"[a-z]:latest\b", path.read_text()), path
