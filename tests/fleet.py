@@ -44,7 +44,12 @@ def playbook(name: str, *args: str, inventory: Path = INVENTORY) -> Run:
     done = subprocess.run(
         ["ansible-playbook", "-i", str(inventory), f"playbooks/{name}", *args],
         cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORCE_COLOR": "0",
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

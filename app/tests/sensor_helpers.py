@@ -1,4 +1,3 @@
-# ruff: noqa: ARG002  (timeout_seconds belongs to the interface)
 """Sources that misbehave on purpose, and waiting without guessing how long."""
 
 from __future__ import annotations

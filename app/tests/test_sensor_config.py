@@ -208,9 +208,7 @@ def test_listen_takes_host_and_port_apart(host: str, port: int) -> None:
     assert config.split_listen(f"[::1]:{port}") == ("::1", port)
 
 
-@pytest.mark.parametrize(
-    "listen", ["", ":8000", "8000", "host:", "host:65536", "::1:80", "h:8o", "h:٣", "h:-1"]
-)
+@pytest.mark.parametrize("listen", ["", ":8000", "8000", "host:", "host:65536", "::1:80", "h:8o", "h:٣", "h:-1"])
 def test_what_is_no_address(listen: str) -> None:
     with pytest.raises(ValueError):
         config.split_listen(listen)

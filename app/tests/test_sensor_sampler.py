@@ -1,4 +1,3 @@
-# ruff: noqa: ARG002  (timeout_seconds belongs to the interface)
 """The sampler: whatever a source does, it harms nothing but its own readings."""
 
 from __future__ import annotations

@@ -35,9 +35,7 @@ class Bench:
     def __init__(self) -> None:
         self.clock = Clock()
         self.arm = sampler_of(Scripted([GOOD], OSError("no bus")), "arm", clock=self.clock)
-        self.leg = sampler_of(
-            Scripted([GOOD._replace(value=1.5), ("load", 'a"b\\', 2)]), "leg", clock=self.clock
-        )
+        self.leg = sampler_of(Scripted([GOOD._replace(value=1.5), ("load", 'a"b\\', 2)]), "leg", clock=self.clock)
         self.metrics = Metrics()
         self.client: FlaskClient = create_app(Sampler([self.arm, self.leg]), self.metrics).test_client()
 
@@ -223,9 +221,7 @@ def test_a_stale_source_has_no_readings(bench: Bench) -> None:
     assert value(seen, "sensor_source_up", source="arm") == 0
 
 
-def test_readings_are_rendered_once_per_sample_in_each_format(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readings_are_rendered_once_per_sample_in_each_format(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered: list[object] = []
     from sensor_service import metrics  # noqa: PLC0415
 

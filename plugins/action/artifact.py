@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import ARCHITECTURES, Entry, MissingArtifact, Store, StoreError
 from ansible.plugins.action import ActionBase
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import (
+    ARCHITECTURES,
+    Entry,
+    MissingArtifact,
+    Store,
+    StoreError,
+)
 
 
 @contextmanager
@@ -68,5 +74,7 @@ class ActionModule(ActionBase):
             self._remove_tmp_path(folder)
 
     def _ask(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        answer: dict[str, Any] = self._execute_module("roverwatch.fleet.artifact", module_args=args, task_vars=task_vars)
+        answer: dict[str, Any] = self._execute_module(
+            "roverwatch.fleet.artifact", module_args=args, task_vars=task_vars
+        )
         return answer

@@ -17,7 +17,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
 display = Display()
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible is not typed
+class ActionModule(ActionBase):
     _requires_connection = False
     _supports_check_mode = True
     _VALID_ARGS = frozenset({"results", "path", "max_sample_age_seconds", "robots_group"})

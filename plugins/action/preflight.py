@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import requirements
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import to_bytes
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
-from ansible.plugins.action import ActionBase
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -25,7 +25,7 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         host = variables["inventory_hostname"]
 
-        found = self._execute_module("roverwatch.fleet.preflight", module_args={}, task_vars=task_vars)
+        found: dict[str, Any] = self._execute_module("roverwatch.fleet.preflight", module_args={}, task_vars=task_vars)
         if found.get("failed") or found.get("unreachable"):
             return found
         machine = found["machine"]
@@ -68,7 +68,8 @@ class ActionModule(ActionBase):
 
     def _artifacts(self, wanted: Mapping[str, str], store: Store, arch: str) -> tuple[list[int], list[str]]:
         """Sizes of the artifacts that the machine gets, and what is wrong with them."""
-        sizes, problems = [], []
+        sizes: list[int] = []
+        problems: list[str] = []
         if arch not in requirements.ARCHITECTURES:
             return sizes, problems  # said once, by the check of the machine
         for name, version in wanted.items():

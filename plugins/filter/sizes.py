@@ -12,9 +12,10 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
 def to_bytes(size: object) -> int:
     """`80M` as 83886080; anything that is no size is an error that says what is allowed."""
     try:
-        return sizes.to_bytes(size)
+        count: int = sizes.to_bytes(size)
     except ValueError as error:
         raise AnsibleFilterError(str(error)) from error
+    return count
 
 
 class FilterModule:

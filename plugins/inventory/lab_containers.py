@@ -53,11 +53,11 @@ options:
     default: false
 """
 
-from pathlib import Path  # noqa: E402  (Ansible reads DOCUMENTATION first)
-from typing import Any  # noqa: E402
+from pathlib import Path
+from typing import Any
 
-from ansible.template import trust_as_template  # noqa: E402
-from ansible_collections.community.docker.plugins.inventory.docker_containers import (  # noqa: E402
+from ansible.template import trust_as_template
+from ansible_collections.community.docker.plugins.inventory.docker_containers import (
     InventoryModule as DockerContainers,
 )
 

@@ -69,7 +69,6 @@ image_id:
   returned: for an image
 """
 
-import contextlib
 import gzip
 import hashlib
 import os
@@ -92,7 +91,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def binary_path(entry: dict) -> Path:
+def binary_path(entry: dict[str, str]) -> Path:
     return ROOT / entry["name"] / entry["version"] / entry["name"]
 
 
@@ -109,14 +108,14 @@ def image_id(engine: str, reference: str) -> str | None:
     return "sha256:" + done.stdout.strip().removeprefix("sha256:") if done.returncode == 0 else None
 
 
-def installed(entry: dict, engine: str | None) -> bool:
-    if entry["kind"] == "image":
+def installed(entry: dict[str, str], engine: str | None) -> bool:
+    if entry["kind"] == "image" and engine:
         return image_id(engine, entry["reference"]) == entry["image_id"]
     path = binary_path(entry)
     return path.is_file() and sha256(path) == entry["sha256"]
 
 
-def install_binary(entry: dict, staged: Path) -> None:
+def install_binary(entry: dict[str, str], staged: Path) -> None:
     target = binary_path(entry)
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     arriving = target.with_name(target.name + ".new")
@@ -127,16 +126,13 @@ def install_binary(entry: dict, staged: Path) -> None:
     arriving.replace(target)
 
 
-def load_image(module: AnsibleModule, entry: dict, engine: str, staged: Path) -> None:
-    # Unpacked here: podman 4.3 on Debian 12 does not know a compressed archive from a broken one.
-    with subprocess.Popen(
-        [engine, "load"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as load, gzip.open(staged) as archive:
-        with contextlib.suppress(BrokenPipeError):  # the engine's own words, below, say why it stopped reading
-            shutil.copyfileobj(archive, load.stdin, 1 << 20)
-        complaint = load.communicate()[1].decode(errors="replace").strip()
-    if load.returncode != 0:
-        module.fail_json(msg="{} load of {} failed: {}".format(engine, entry["file"], complaint))
+def load_image(module: AnsibleModule, entry: dict[str, str], engine: str, staged: Path) -> None:
+    # Unpacked here: podman 4.3 on Debian 12 does not know a compressed archive from a broken one. It lies beside the
+    # staged file, in the directory that Ansible removes.
+    archive = staged.with_name("image.tar")
+    with gzip.open(staged) as packed, archive.open("wb") as unpacked:
+        shutil.copyfileobj(packed, unpacked, 1 << 20)
+    module.run_command([engine, "load", "--input", str(archive)], check_rc=True)
     found = image_id(engine, entry["reference"])
     if found != entry["image_id"]:
         module.fail_json(
@@ -153,7 +149,15 @@ def remove(module: AnsibleModule, name: str, engine: str | None) -> bool:
         if not module.check_mode:
             shutil.rmtree(ROOT / name)
     if engine and shutil.which(engine):
-        listed = [engine, "image", "ls", "--quiet", "--no-trunc", "--filter", "reference=" + IMAGE_PREFIX + name]
+        listed = [
+            engine,
+            "image",
+            "ls",
+            "--quiet",
+            "--no-trunc",
+            "--filter",
+            "reference=" + IMAGE_PREFIX + name,
+        ]
         images = sorted(set(module.run_command(listed, check_rc=True)[1].split()))
         if images:
             changed = True

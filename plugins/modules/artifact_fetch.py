@@ -128,7 +128,12 @@ msg:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sources import Bundle, Order, SourceError, fill
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sources import (
+    Bundle,
+    Order,
+    SourceError,
+    fill,
+)
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
 
 FILES = {"type": "dict", "required": True}

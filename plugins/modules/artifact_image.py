@@ -103,7 +103,12 @@ msg:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.images import BuildError, Fallback, Image, ensure
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.images import (
+    BuildError,
+    Fallback,
+    Image,
+    ensure,
+)
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sources import SourceError
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
 

@@ -78,7 +78,7 @@ EXAMPLES = r"""
     files:
       - path: /etc/roverwatch/vmagent/scrape.yml
         content: "{{ lookup('ansible.builtin.template', 'scrape.yml.j2') }}"
-        validate: [/opt/roverwatch/vmagent/1.150.0/vmagent, -dryRun, -promscrape.config={}]
+        validate: [/opt/roverwatch/vmagent/1.150.0/vmagent, -dryRun, "-promscrape.config={}"]
     service:
       kind: binary
       version: 1.150.0
@@ -109,6 +109,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, probe, systemd, units
@@ -141,7 +142,7 @@ class CappedUnit:
 
     # present
 
-    def present(self) -> dict:
+    def present(self) -> dict[str, Any]:
         unit = self.module.params["unit"]
         configs = [
             units.File(Path(f["path"]), f["content"], int(f["mode"], 8), f["validate"])
@@ -156,7 +157,10 @@ class CappedUnit:
         active = before["ActiveState"] in ("active", "activating", "reloading")
         restart = active and not self.runs(units.revision(unit, configs), int(before["MainPID"]))
         result = {
-            "changed": bool(due) or restart or before["ActiveState"] != "active" or before["UnitFileState"] != "enabled",
+            "changed": bool(due)
+            or restart
+            or before["ActiveState"] != "active"
+            or before["UnitFileState"] != "enabled",
             "restarted": restart,
             "diff": [self.diff(file) for file in due],
         }
@@ -193,7 +197,9 @@ class CappedUnit:
             rc, out, err = self.module.run_command([part.replace("{}", str(staged)) for part in command])
         if rc != 0:
             raise Refused(
-                "{} is invalid, and nothing was changed. {} says:\n{}".format(file.path, command[0], (out + err).strip())
+                "{} is invalid, and nothing was changed. {} says:\n{}".format(
+                    file.path, command[0], (out + err).strip()
+                )
             )
 
     def write(self, file: units.File) -> None:
@@ -206,7 +212,7 @@ class CappedUnit:
         arriving.chmod(file.mode)
         arriving.replace(file.path)
 
-    def diff(self, file: units.File) -> dict:
+    def diff(self, file: units.File) -> dict[str, Any]:
         there = units.current(file) or {"content": "", "mode": None}
         return {
             "before_header": str(file.path),
@@ -234,7 +240,7 @@ class CappedUnit:
         """Whether the running process was started with this revision, from the file that is there now."""
         proc = Path("/proc/{}".format(self.process(main_pid)))
         try:
-            if self.service["kind"] == "binary" and os.readlink(proc / "exe") != self.service["exe"]:
+            if self.service["kind"] == "binary" and str((proc / "exe").readlink()) != self.service["exe"]:
                 return False
             return units.running_revision((proc / "environ").read_bytes()) == revision
         except OSError:
@@ -248,7 +254,7 @@ class CappedUnit:
         inspect = [engine, "image", "inspect", self.service["image"]]
         return shutil.which(engine) is not None and self.module.run_command(inspect)[0] == 0
 
-    def prove(self) -> dict:
+    def prove(self) -> dict[str, Any]:
         """Wait until the service is ready; assert that what runs is what was asked for."""
         restarts: set[str] = set()
 
@@ -271,7 +277,7 @@ class CappedUnit:
 
     def assert_version(self, main_pid: int) -> None:
         if self.service["kind"] == "binary":
-            wanted, found = self.service["exe"], os.readlink("/proc/{}/exe".format(main_pid))
+            wanted, found = self.service["exe"], str(Path("/proc/{}/exe".format(main_pid)).readlink())
         else:
             cid = Path(self.service["cid_file"]).read_text().strip()
             inspect = [self.service["engine"], "inspect", "--format", "{{.Image}}", cid]
@@ -282,7 +288,7 @@ class CappedUnit:
 
     # absent
 
-    def absent(self) -> dict:
+    def absent(self) -> dict[str, Any]:
         paths = [units.unit_path(self.name), units.service_path(self.name), units.scrape_path(self.name)]
         paths += [Path(file["path"]) for file in self.module.params["files"]]
         there = [path for path in paths if path.exists()]

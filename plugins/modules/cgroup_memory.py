@@ -96,9 +96,7 @@ def directories(module: AnsibleModule) -> dict[str, Path]:
     if module.params["pid"] is not None:
         return {str(module.params["pid"]): cgroup.cgroup_of_pid(module.params["pid"], controller)}
     shown = systemd.show_many(module.params["unit"], ["ControlGroup", "ActiveState"])
-    stopped = [
-        f"{unit} is {show['ActiveState']}" for unit, show in shown.items() if not show.get("ControlGroup")
-    ]
+    stopped = [f"{unit} is {show['ActiveState']}" for unit, show in shown.items() if not show.get("ControlGroup")]
     if stopped:
         raise cgroup.CgroupError(f"no cgroup to read: {', '.join(stopped)}")
     return {unit: controller.directory(show["ControlGroup"]) for unit, show in shown.items()}

@@ -32,9 +32,7 @@ def test_every_requirement_has_a_wheel_with_a_locked_hash(tmp_path: Path, libc: 
     if "Failed to establish a new connection" in done.stderr or "NameResolutionError" in done.stderr:
         pytest.skip("the package index cannot be reached")
     assert done.returncode == 0, done.stderr
-    pinned = [
-        line.split("==")[0] for line in LOCK.read_text().splitlines() if "==" in line and line[0] != " "
-    ]
+    pinned = [line.split("==")[0] for line in LOCK.read_text().splitlines() if "==" in line and line[0] != " "]
     wheels = sorted(path.name for path in tmp_path.iterdir())
     assert len(wheels) == len(pinned)
     (markup,) = [name for name in wheels if name.startswith("markupsafe")]

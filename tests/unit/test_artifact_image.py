@@ -219,9 +219,7 @@ def test_without_an_engine_a_current_image_is_still_current(
     assert built.message == "sensor 0.1.0 x86_64: in the store, on python:3.13-alpine@sha256:aa"
 
 
-def test_a_newer_base_in_the_engine_makes_an_image_old(
-    tmp_path: Path, image: Image, local: dict[str, str]
-) -> None:
+def test_a_newer_base_in_the_engine_makes_an_image_old(tmp_path: Path, image: Image, local: dict[str, str]) -> None:
     store = Store(tmp_path / "store")
     stored(store, image, "python:3.13-alpine", "sha256:aa")
     local["python:3.13-alpine"] = "sha256:bb"

@@ -83,9 +83,7 @@ def test_old_kernels_lack_figures(tmp_path: Path) -> None:
     without_peak = v2(tmp_path / "two")
     (without_peak / "memory.peak").unlink()
     assert cgroup.memory(without_peak).peak_bytes is None
-    assert (
-        cgroup.memory(v1(tmp_path / "one", oom_control="oom_kill_disable 0\nunder_oom 0")).oom_kills is None
-    )
+    assert cgroup.memory(v1(tmp_path / "one", oom_control="oom_kill_disable 0\nunder_oom 0")).oom_kills is None
 
 
 def test_working_set_is_never_negative(tmp_path: Path) -> None:
@@ -237,9 +235,7 @@ def test_time_of_the_record(tmp_path: Path) -> None:
     assert cgroup.read_oom_record("roverwatch-vmagent", tmp_path).modified == 1000
 
 
-@pytest.mark.parametrize(
-    "text", ["", "# cgroup_inode 5 seen 1\n", 'container_oom_events_total{name="a"} 1\n']
-)
+@pytest.mark.parametrize("text", ["", "# cgroup_inode 5 seen 1\n", 'container_oom_events_total{name="a"} 1\n'])
 def test_broken_record_is_not_zero(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.oom.prom"
     path.write_text(text)
@@ -256,11 +252,7 @@ def test_this_kernel() -> None:
     own = cgroup.cgroup_of_pid(os.getpid(), controller)
     # The root cgroup of v2 has no memory files, but every cgroup below it has.
     candidates = [own, *sorted(path for path in controller.mount.iterdir() if path.is_dir())]
-    readable = [
-        path
-        for path in candidates
-        if any(path.glob("memory.*in_bytes")) or (path / "memory.current").exists()
-    ]
+    readable = [path for path in candidates if any(path.glob("memory.*in_bytes")) or (path / "memory.current").exists()]
     if not readable:
         pytest.skip(f"{controller.mount} has no cgroup with memory accounting")
     figures = cgroup.memory(readable[0])

@@ -156,9 +156,7 @@ def test_pauses_grow_to_half_a_second(server: Server, monkeypatch: pytest.Monkey
     assert pauses[-1] == 0.5
 
 
-@pytest.mark.parametrize(
-    ("status", "ready"), [(0, False), (200, True), (204, True), (304, False), (503, False)]
-)
+@pytest.mark.parametrize(("status", "ready"), [(0, False), (200, True), (204, True), (304, False), (503, False)])
 def test_ready_is_any_2xx(status: int, ready: bool) -> None:
     assert probe.is_ready(status) is ready
 

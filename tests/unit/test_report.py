@@ -101,9 +101,7 @@ def test_table_is_aligned() -> None:
         "robot-10: roverwatch-node-exporter is failed",
         "    → look",
     ]
-    colours = {
-        line.text.split()[1]: line.healthy for line in verdict.lines() if line.text.startswith("robot-10 ")
-    }
+    colours = {line.text.split()[1]: line.healthy for line in verdict.lines() if line.text.startswith("robot-10 ")}
     assert colours == {
         "roverwatch-vmagent": True,
         "roverwatch-node-exporter": False,

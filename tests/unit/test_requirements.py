@@ -57,7 +57,14 @@ def test_caps_must_fit_into_the_budget():
     fits = {"a_memory_max": ["200M"], "b_memory_max": ["50M", "50M"]}
     assert requirements.budget("300M", fits) == []
     (problem,) = requirements.budget("300M", {**fits, "c_memory_max": ["1M"]})
-    for word in ("301M", "memory_budget", "300M", "a_memory_max 200M", "b_memory_max 50M + 50M", "c_memory_max 1M"):
+    for word in (
+        "301M",
+        "memory_budget",
+        "300M",
+        "a_memory_max 200M",
+        "b_memory_max 50M + 50M",
+        "c_memory_max 1M",
+    ):
         assert word in problem
 
 

@@ -8,7 +8,15 @@ from roverwatch import sizes
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("80M", 80 << 20), ("300M", 300 << 20), ("1G", 1 << 30), ("512K", 512 << 10), ("2T", 2 << 40), ("123", 123), (123, 123)],
+    [
+        ("80M", 80 << 20),
+        ("300M", 300 << 20),
+        ("1G", 1 << 30),
+        ("512K", 512 << 10),
+        ("2T", 2 << 40),
+        ("123", 123),
+        (123, 123),
+    ],
 )
 def test_a_size_is_read_as_systemd_reads_it(text, expected):
     assert sizes.to_bytes(text) == expected
@@ -16,7 +24,7 @@ def test_a_size_is_read_as_systemd_reads_it(text, expected):
 
 @pytest.mark.parametrize("wrong", ["80Mb", "80MB", "-1", "0", "", "1.5G", "M", "80 M", "infinity", None, True, -1, 1.5])
 def test_what_is_no_size_is_refused_with_an_example(wrong):
-    with pytest.raises(ValueError, match="is no size.*such as 80M"):
+    with pytest.raises(ValueError, match=r"is no size.*such as 80M"):
         sizes.to_bytes(wrong)
 
 

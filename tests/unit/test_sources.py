@@ -56,16 +56,13 @@ def make_deb(folder: Path, package: str, version: str, programs: list[str]) -> P
     shutil.rmtree(tree, ignore_errors=True)
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "DEBIAN/control").write_text(
-        f"Package: {package}\nVersion: {version}\nArchitecture: amd64\nMaintainer: x <x@example.org>\n"
-        "Description: x\n"
+        f"Package: {package}\nVersion: {version}\nArchitecture: amd64\nMaintainer: x <x@example.org>\nDescription: x\n"
     )
     (tree / "usr/bin").mkdir(parents=True)
     for name in programs:
         (tree / "usr/bin" / name).write_bytes(fake_release.program(name))
     target = folder / f"{package}.deb"
-    subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "--build", tree, target], check=True, capture_output=True
-    )
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, target], check=True, capture_output=True)
     return target
 
 
@@ -112,9 +109,7 @@ def test_only_what_is_missing_is_fetched(release: fake_release.Release, store: S
 
 
 @pytest.mark.usefixtures("no_debian")
-def test_a_tampered_archive_is_an_error_and_stores_nothing(
-    release: fake_release.Release, store: Store
-) -> None:
+def test_a_tampered_archive_is_an_error_and_stores_nothing(release: fake_release.Release, store: Store) -> None:
     path = release.path("vmutils-linux-amd64-v1.150.0.tar.gz")
     release.files[path] = fake_release.archive(["vmagent-prod", "malware"])
     with pytest.raises(ChecksumMismatch, match=r"has sha256 \w{64}, but .*_checksums.txt says \w{64}"):
@@ -230,15 +225,11 @@ def test_a_dry_run_asks_nobody_and_says_what_is_missing(release: fake_release.Re
 # --- Debian as the stand-in
 
 
-def test_debian_stands_in_when_upstream_hangs(
-    release: fake_release.Release, store: Store, debian: list[str]
-) -> None:
+def test_debian_stands_in_when_upstream_hangs(release: fake_release.Release, store: Store, debian: list[str]) -> None:
     release.hanging = True
     filled = fill(store, order(release, timeout=0.2))
     assert filled.source_used == "debian"
-    assert filled.message.startswith(
-        "victoriametrics 1.150.0 x86_64: upstream not reachable (http://127.0.0.1:"
-    )
+    assert filled.message.startswith("victoriametrics 1.150.0 x86_64: upstream not reachable (http://127.0.0.1:")
     assert filled.message.endswith("Debian sid's 1.145.0+ds1-2 stands in (victoriametrics, vmagent)")
     assert debian == ["sid/victoria-metrics/x86_64"]
     agent = store.find("vmagent", "1.150.0", "x86_64")
@@ -260,9 +251,7 @@ def test_a_stand_in_satisfies_auto_but_not_upstream(release: fake_release.Releas
 
 
 @pytest.mark.usefixtures("debian")
-def test_a_stand_in_that_the_minimum_has_left_behind_is_not_kept(
-    release: fake_release.Release, store: Store
-) -> None:
+def test_a_stand_in_that_the_minimum_has_left_behind_is_not_kept(release: fake_release.Release, store: Store) -> None:
     fill(store, order(release, "debian"))
     stricter = order(release)
     assert stricter.bundle.debian is not None

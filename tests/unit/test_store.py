@@ -166,9 +166,7 @@ def test_a_file_with_a_wrong_checksum_never_enters(tmp_path: Path) -> None:
         ('{"schema": 1, "artifacts": [{"name": "vmagent"}]}', "artifact 1: fields missing.*sha256"),
     ],
 )
-def test_a_damaged_manifest_is_named_with_what_is_wrong(
-    tmp_path: Path, manifest: str, complaint: str
-) -> None:
+def test_a_damaged_manifest_is_named_with_what_is_wrong(tmp_path: Path, manifest: str, complaint: str) -> None:
     (tmp_path / "manifest.json").write_text(manifest)
     with pytest.raises(StoreError, match=complaint) as failure:
         Store(tmp_path).find("vmagent", "1.150.0", "x86_64")

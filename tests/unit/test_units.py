@@ -45,7 +45,9 @@ def test_the_running_revision_is_read_from_the_environment_of_the_process():
 
 
 def test_a_file_differs_by_content_mode_or_absence(tmp_path):
-    same, edited, opened, absent = (units.File(tmp_path / name, "text\n") for name in ("same", "edited", "opened", "absent"))
+    same, edited, opened, absent = (
+        units.File(tmp_path / name, "text\n") for name in ("same", "edited", "opened", "absent")
+    )
     for file in (same, edited, opened):
         file.path.write_text(file.content)
         file.path.chmod(0o644)

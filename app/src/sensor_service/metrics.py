@@ -82,9 +82,7 @@ class _Sampled(Collector):
             labels=("source", "sensor", "unit"),
         )
         failed = CounterMetricFamily("sensor_failed_total", "Samples that failed.", labels=("source",))
-        loops = CounterMetricFamily(
-            "sensor_loop_iterations_total", "Samples that were begun.", labels=("source",)
-        )
+        loops = CounterMetricFamily("sensor_loop_iterations_total", "Samples that were begun.", labels=("source",))
         depth = GaugeMetricFamily("sensor_queue_depth", "Readings in the buffer.", labels=("source",))
         up = GaugeMetricFamily(
             "sensor_source_up", "1 if the last sample was complete and is not stale.", labels=("source",)

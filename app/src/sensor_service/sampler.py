@@ -196,9 +196,7 @@ class Sampler:
         targets: dict[str, Callable[[], None]] = {"watch": self._watch}
         for name, source in self._sources.items():
             targets[f"source-{name}"] = partial(source.run, self._stop)
-        self._threads = [
-            threading.Thread(target=target, name=name, daemon=True) for name, target in targets.items()
-        ]
+        self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in targets.items()]
         for thread in self._threads:
             thread.start()
 

@@ -169,13 +169,8 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
     """Check the machine. Takes little longer than `ready_timeout_seconds`, however many services hang."""
     installed = read_installed(paths.services)
     # All that can hang starts first and runs beside the rest.
-    probes = {
-        item.unit: _in_background(_probe_of(item.ready_url, options.ready_timeout_seconds))
-        for item in installed
-    }
-    engines = {
-        engine: _in_background(_inspection_of(engine, ids)) for engine, ids in _containers(installed).items()
-    }
+    probes = {item.unit: _in_background(_probe_of(item.ready_url, options.ready_timeout_seconds)) for item in installed}
+    engines = {engine: _in_background(_inspection_of(engine, ids)) for engine, ids in _containers(installed).items()}
     hub = None
     if options.hub_query_url is not None:
         hub = _in_background(_hub_query_of(options.hub_query_url, options.ready_timeout_seconds))
@@ -256,11 +251,7 @@ def judge_service(service: Service, options: Options) -> list[Problem]:
         if state == "not-found":
             return [Problem(unit, "has no unit although it was deployed", redeploy)]
         # What is not running has no cap, no version and no answer: one cause, one line.
-        why = (
-            f" (result: {service.shown['Result']})"
-            if service.shown.get("Result", "success") != "success"
-            else ""
-        )
+        why = f" (result: {service.shown['Result']})" if service.shown.get("Result", "success") != "success" else ""
         return [
             Problem(unit, f"is {state}/{service.shown.get('SubState', '')}{why}", journal),
             *_judge_oom(service, options),
@@ -290,9 +281,7 @@ def judge_slice(memory: cgroup.CgroupMemory | None, caps_total: int, options: Op
     if memory is None:
         return [Problem(options.slice_unit, "is not running: nothing enforces the memory budget", redeploy)]
     if memory.limit_bytes is None:
-        return [
-            Problem(options.slice_unit, "has no memory limit: nothing enforces the memory budget", redeploy)
-        ]
+        return [Problem(options.slice_unit, "has no memory limit: nothing enforces the memory budget", redeploy)]
     limit = from_bytes(memory.limit_bytes)
     problems = []
     if options.memory_budget is not None and memory.limit_bytes != _whole_pages(options.memory_budget):
@@ -349,24 +338,18 @@ def _judge_oom(service: Service, options: Options) -> list[Problem]:
         return []
     unit = service.installed.unit
     what = f"was OOM-killed, last {oom.last_seconds:.0f} s ago ({oom.total} in all)"
-    remedy = (
-        f"raise its <role>_memory_max in group_vars if this goes on; on {options.host}: journalctl -u {unit}"
-    )
+    remedy = f"raise its <role>_memory_max in group_vars if this goes on; on {options.host}: journalctl -u {unit}"
     return [Problem(unit, what, remedy)]
 
 
 def _missing(options: Options, installed: Iterable[Installed]) -> list[Problem]:
     present = {item.unit for item in installed}
     return [
-        Problem(unit, "is not installed", _redeploy(options))
-        for unit in options.expected_units
-        if unit not in present
+        Problem(unit, "is not installed", _redeploy(options)) for unit in options.expected_units if unit not in present
     ]
 
 
-def _read_memory(
-    service: Service, controller: cgroup.Controller, slice_directory: Path | None, paths: Paths
-) -> None:
+def _read_memory(service: Service, controller: cgroup.Controller, slice_directory: Path | None, paths: Paths) -> None:
     """Fill in memory and OOM kills. A stopped service has no cgroup, and so only its record."""
     unit_directory = _directory(controller, service.shown)
     if service.installed.kind == "container":
@@ -447,9 +430,7 @@ def inspect_images(engine: str, container_ids: Sequence[str]) -> dict[str, str]:
     """The image id of each container that the engine knows, from one call of it."""
     command = [engine, "inspect", "--type=container", "--format={{.Id}} {{.Image}}", *container_ids]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return {}
     # One unknown container makes the exit status non-zero, and the others are printed all the same.
@@ -470,9 +451,7 @@ def _query(base_url: str, query: str, timeout_seconds: float) -> dict[str, float
         raise HealthError(probe.describe(status, body))
     try:
         series = json.loads(body)["data"]["result"]
-        return {
-            item["metric"]["robot"]: float(item["value"][1]) for item in series if "robot" in item["metric"]
-        }
+        return {item["metric"]["robot"]: float(item["value"][1]) for item in series if "robot" in item["metric"]}
     except (ValueError, KeyError, TypeError) as error:
         raise HealthError(f"not an answer of the query API: {body[:200]}") from error
 

@@ -279,9 +279,7 @@ def _pull(name: str, arch: str) -> None:
         while "Pulling from" not in output:
             ready = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]
             if not ready:
-                raise UnreachableSource(
-                    f"no registry answered for {name} within {REGISTRY_ANSWERS_WITHIN:g} s"
-                )
+                raise UnreachableSource(f"no registry answered for {name} within {REGISTRY_ANSWERS_WITHIN:g} s")
             block = os.read(process.stdout.fileno(), 65536).decode("utf-8", "replace")
             if not block:
                 break

@@ -45,9 +45,7 @@ class Machine:
     @property
     def services(self) -> Sequence[Mapping[str, Any]]:
         """Its services, as fleet_health describes them."""
-        services: Sequence[Mapping[str, Any]] = (
-            self.result["services"] if self.result and self.checked else ()
-        )
+        services: Sequence[Mapping[str, Any]] = self.result["services"] if self.result and self.checked else ()
         return services
 
 
@@ -89,9 +87,7 @@ class Report:
         """The verdict in one line."""
         robots = sum(machine.is_robot for machine in self.machines)
         hubs = len(self.machines) - robots
-        where = " and ".join(
-            _count(number, noun) for number, noun in ((robots, "robot"), (hubs, "hub")) if number
-        )
+        where = " and ".join(_count(number, noun) for number, noun in ((robots, "robot"), (hubs, "hub")) if number)
         counted = f"{self.services_healthy} of {self.services_total} services on {where} healthy"
         return counted if self.healthy else f"{counted}, {_count(len(self.problems), 'problem')}"
 
@@ -124,9 +120,7 @@ class Report:
             "problems": [asdict(problem) for problem in self.problems],
             "sample_age_seconds": dict(self.sample_ages),
             "hosts": {
-                machine.name: {
-                    key: machine.result[key] for key in kept if machine.result and key in machine.result
-                }
+                machine.name: {key: machine.result[key] for key in kept if machine.result and key in machine.result}
                 for machine in self.machines
             },
         }
@@ -190,19 +184,11 @@ def _message(result: Mapping[str, Any]) -> str:
 def _hubs(machines: Iterable[Machine]) -> list[tuple[str, Mapping[str, float]]]:
     """The hubs that answered, each with the ages of the samples it has."""
     answers = [(machine.name, (machine.result or {}).get("hub") or {}) for machine in machines]
-    return [
-        (name, answer["newest_sample_age_seconds"])
-        for name, answer in answers
-        if "error" not in answer and answer
-    ]
+    return [(name, answer["newest_sample_age_seconds"]) for name, answer in answers if "error" not in answer and answer]
 
 
 def _stale(robot: str, hub: str, age: float | None, limit: float) -> Problem:
-    what = (
-        f"has no sample on {hub} in the last day"
-        if age is None
-        else f"newest sample on {hub} is {age:.0f} s old"
-    )
+    what = f"has no sample on {hub} in the last day" if age is None else f"newest sample on {hub} is {age:.0f} s old"
     allowed = "" if age is None else f" (health_max_sample_age_seconds is {limit:g})"
     remedy = f"on {robot}: journalctl -u roverwatch-vmagent -n 50 shows why remote write to {hub} fails"
     return Problem(robot, "roverwatch-vmagent", f"{what}{allowed}", remedy)
@@ -239,9 +225,7 @@ def _service_cells(host: str, service: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _slice_row(
-    machine: Machine, age: float | None, troubled: set[tuple[str, str]]
-) -> tuple[Sequence[str], bool]:
+def _slice_row(machine: Machine, age: float | None, troubled: set[tuple[str, str]]) -> tuple[Sequence[str], bool]:
     assert machine.result is not None
     slice_ = machine.result["slice"]
     memory = slice_["memory"] or {}

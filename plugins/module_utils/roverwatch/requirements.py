@@ -9,6 +9,7 @@ import difflib
 from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
 from .sizes import from_bytes, to_bytes
 
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -62,9 +63,7 @@ def caps(roles: Iterable[str], values: Mapping[str, Any]) -> Dict[str, List[obje
 def artifacts(roles: Iterable[str], values: Mapping[str, Any]) -> Dict[str, str]:
     """The artifacts that the roles need, with their versions."""
     return {
-        values.get(role + "_artifact", role): values[role + "_version"]
-        for role in roles
-        if role + "_version" in values
+        values.get(role + "_artifact", role): values[role + "_version"] for role in roles if role + "_version" in values
     }
 
 

@@ -16,7 +16,9 @@ def to_bytes(size: object) -> int:
     """Bytes of a size such as `80M`. Raises ValueError that says what is allowed."""
     match = _SIZE.fullmatch(str(size))
     if isinstance(size, bool) or not match or int(match[1]) == 0:
-        raise ValueError("{!r} is no size: write a positive whole number, alone or with K, M, G or T, such as 80M".format(size))
+        raise ValueError(
+            "{!r} is no size: write a positive whole number, alone or with K, M, G or T, such as 80M".format(size)
+        )
     return int(match[1]) * _FACTOR[match[2]]
 
 

@@ -309,9 +309,7 @@ def _request(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
 # --- Debian ------------------------------------------------------------------------------------------------
 
 
-def fetch_debian(
-    staging: Path, order: Order, debian: DebianPackage, names: Sequence[str]
-) -> list[tuple[Entry, Path]]:
+def fetch_debian(staging: Path, order: Order, debian: DebianPackage, names: Sequence[str]) -> list[tuple[Entry, Path]]:
     """Download a package, verified by apt, and unpack `names` from it."""
     package = download_package(staging / "apt", debian.suite, debian.package, order.arch)
     version = _output(["dpkg-deb", "--field", str(package), "Version"]).strip()

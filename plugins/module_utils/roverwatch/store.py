@@ -218,10 +218,7 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self, entries: list[Entry]) -> None:
-        text = (
-            json.dumps({"schema": SCHEMA, "artifacts": [entry.to_dict() for entry in entries]}, indent=2)
-            + "\n"
-        )
+        text = json.dumps({"schema": SCHEMA, "artifacts": [entry.to_dict() for entry in entries]}, indent=2) + "\n"
         temporary = self.manifest.with_name("manifest.json.new")
         temporary.write_text(text, encoding="utf-8")
         _sync(temporary)

@@ -84,7 +84,10 @@ def current(file: File) -> Optional[Dict[str, Any]]:
     """Content and mode of what is there now, None where nothing is."""
     if not file.path.is_file():
         return None
-    return {"content": file.path.read_text(encoding="utf-8", errors="replace"), "mode": file.path.stat().st_mode & 0o7777}
+    return {
+        "content": file.path.read_text(encoding="utf-8", errors="replace"),
+        "mode": file.path.stat().st_mode & 0o7777,
+    }
 
 
 def first_process(scope: Path) -> Optional[int]:
