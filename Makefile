@@ -40,7 +40,8 @@ demo: $(BIN)/.locked engine ## Three robots and a hub in Docker, provisioned and
 	@lab/stage.sh "images and artifacts" $(MAKE) -j2 images artifacts
 	lab/stage.sh "machines" $(PLAY) playbooks/lab/create.yml -e lab_robots=$(ROBOTS)
 	lab/stage.sh "provisioning" $(PLAY) playbooks/site.yml
-	lab/stage.sh "health" $(PLAY) playbooks/health.yml -e health_wait_seconds=60
+	lab/stage.sh "first samples" $(PLAY) playbooks/lab/settle.yml
+	lab/stage.sh "health" $(PLAY) playbooks/health.yml
 	lab/stage.sh summary
 	echo "The hub's VMUI: http://$$(docker port roverwatch-hub-1 8428/tcp | head -n 1)/vmui/"
 

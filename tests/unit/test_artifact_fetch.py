@@ -52,24 +52,24 @@ def call(folder: Path, module: str, arguments: dict[str, Any], *options: str) ->
 def test_it_fills_then_changes_nothing_then_repairs(tmp_path: Path) -> None:
     with fake_release.served() as release:
         arguments = {"store": str(tmp_path / "store"), "bundle": release.bundle(), "arch": "x86_64"}
-        planned = call(tmp_path, "artifact_fetch", arguments, "--check")
+        planned = call(tmp_path, "roverwatch.fleet.artifact_fetch", arguments, "--check")
         assert planned["changed"]
         assert "would fetch" in planned["msg"]
         assert release.requests == []
 
-        first = call(tmp_path, "artifact_fetch", arguments)
+        first = call(tmp_path, "roverwatch.fleet.artifact_fetch", arguments)
         assert first["changed"]
         assert first["source_used"] == "upstream"
         assert sorted(entry["name"] for entry in first["entries"]) == ["victoriametrics", "vmagent"]
 
         release.requests.clear()
-        second = call(tmp_path, "artifact_fetch", arguments)
+        second = call(tmp_path, "roverwatch.fleet.artifact_fetch", arguments)
         assert not second["changed"]
         assert second["source_used"] == "store"
         assert release.requests == []
 
         (tmp_path / "store" / first["entries"][0]["file"]).write_bytes(b"malware")
-        third = call(tmp_path, "artifact_fetch", arguments)
+        third = call(tmp_path, "roverwatch.fleet.artifact_fetch", arguments)
         assert third["changed"]
         assert "was changed after it entered" in third["warnings"][0]
 
@@ -78,7 +78,7 @@ def test_a_checksum_that_does_not_match_fails_the_task(tmp_path: Path) -> None:
     with fake_release.served() as release:
         release.files[release.path("vmutils-linux-amd64-v1.150.0.tar.gz")] = b"malware"
         arguments = {"store": str(tmp_path / "store"), "bundle": release.bundle(), "arch": "x86_64"}
-        result = call(tmp_path, "artifact_fetch", arguments)
+        result = call(tmp_path, "roverwatch.fleet.artifact_fetch", arguments)
     assert result["failed"]
     assert "has sha256" in result["msg"]
     assert "Debian" not in result["msg"]
@@ -88,6 +88,6 @@ def test_a_checksum_that_does_not_match_fails_the_task(tmp_path: Path) -> None:
 def test_a_choice_that_there_is_not(tmp_path: Path, wrong: dict[str, str]) -> None:
     bundle = {"bundle": "x", "version": "1", "upstream": []}
     arguments = {"store": str(tmp_path / "store"), "bundle": bundle, "arch": "x86_64", **wrong}
-    result = call(tmp_path, "artifact_fetch", arguments)
+    result = call(tmp_path, "roverwatch.fleet.artifact_fetch", arguments)
     assert result["failed"]
     assert "value of " in result["msg"]

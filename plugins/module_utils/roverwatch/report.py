@@ -258,7 +258,7 @@ def _table(columns: Sequence[str], rows: Sequence[tuple[Sequence[str], bool]]) -
     texts = [
         "  ".join(
             cell.ljust(width) if column in TEXT_COLUMNS else cell.rjust(width)
-            for column, cell, width in zip(columns, cells, widths)  # noqa: B905  strict= needs Python 3.10
+            for column, cell, width in zip(columns, cells, widths)
         ).rstrip()
         for cells in table
     ]
