@@ -46,7 +46,7 @@ demo: $(BIN)/.locked engine ## Three robots and a hub in Docker, provisioned and
 	echo "The hub's VMUI: http://$$(docker port roverwatch-hub-1 8428/tcp | head -n 1)/vmui/"
 
 demo-down: $(BIN)/.locked ## Remove the demo's containers, volumes, network and keys, and the engine if the demo started it
-	@if docker info >/dev/null 2>&1; then $(PLAY) -i localhost, playbooks/lab/destroy.yml; fi
+	@if docker info >/dev/null 2>&1; then ansible-playbook playbooks/lab/destroy.yml; fi
 	lab/engine.sh stop
 
 lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy, shellcheck
