@@ -37,7 +37,8 @@ artifacts: $(BIN)/.locked engine ## Fill the artifact store with every binary an
 image: artifacts ## Build the sensor service's image (a part of `artifacts`)
 
 demo: $(BIN)/.locked engine ## Three robots and a hub in Docker, provisioned and checked (ROBOTS=8 for more)
-	@lab/stage.sh "images and artifacts" $(MAKE) -j2 images artifacts
+	@rm -f .lab/stages
+	lab/stage.sh "images and artifacts" $(MAKE) -j2 images artifacts
 	lab/stage.sh "machines" $(PLAY) playbooks/lab/create.yml -e lab_robots=$(ROBOTS)
 	lab/stage.sh "provisioning" $(PLAY) playbooks/site.yml
 	lab/stage.sh "first samples" $(PLAY) playbooks/lab/settle.yml

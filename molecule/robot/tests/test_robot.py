@@ -83,6 +83,56 @@ def test_the_queue_is_on_the_disk(host):
     assert host.check_output("stat --file-system --format %T /var/lib/roverwatch/vmagent/queue") != "tmpfs"
 
 
+def test_a_second_run_changes_nothing_and_restarts_nothing(host):
+    robot = host.backend.get_hostname()
+    before = fleet.main_pids(host)
+    start = time.monotonic()
+    run = fleet.playbook("site.yml", "--limit", f"{robot},hub-1")
+    print(f"{robot}: a run without changes takes {time.monotonic() - start:.1f} s and {run.recap[robot]['ok']} tasks")
+    assert run.rc == 0, run.output
+    assert run.changed() == {}
+    assert fleet.main_pids(host) == before
+    assert run.recap[robot]["ok"] <= 45
+
+
+def test_check_mode_after_it_changes_nothing(host):
+    run = fleet.playbook("site.yml", "--check", "--diff", "--limit", f"{host.backend.get_hostname()},hub-1")
+    assert run.rc == 0, run.output
+    assert run.changed() == {}
+
+
+def test_an_added_service_is_scraped_and_a_removed_one_is_not(host):
+    """A second instance of the sensor service, and back: nobody edits a scrape list."""
+    robot = host.backend.get_hostname()
+    targets = "count(up == 1) by (robot)"
+    two = ["-e", "sensor_service_instances=2", "-e", "sensor_service_memory_max=44M"]
+    run = fleet.playbook("site.yml", "--limit", robot, *two)
+    assert run.rc == 0, run.output
+    assert fleet.eventually(lambda: fleet.query(host, targets).get(robot) == 5, 60), fleet.query(host, targets)
+    *own, _ = fleet.cgroups(host, fleet.worker_pid(host, "roverwatch-sensor-2"))
+    assert min(limit for _, limit in own if limit is not None) == 44 << 20
+
+    run = fleet.playbook("site.yml", "--limit", robot)
+    assert run.rc == 0, run.output
+    assert not host.file("/etc/systemd/system/roverwatch-sensor-2.service").exists
+    assert not host.file("/etc/roverwatch/scrape.d/roverwatch-sensor-2.json").exists
+    assert host.run("podman container exists roverwatch-sensor-2").rc == 1
+    assert fleet.eventually(lambda: fleet.query(host, targets).get(robot) == 4, 60), fleet.query(host, targets)
+
+
+def test_an_interrupted_run_is_finished_by_the_next(host):
+    """A changed unit on the disk that the process was not started with: the next run restarts that service alone."""
+    before = fleet.main_pids(host)
+    unit = "roverwatch-node-exporter"
+    path = f"/etc/systemd/system/{unit}.service"
+    host.check_output(f"sed -i s/ROVERWATCH_REVISION=.*/ROVERWATCH_REVISION=other/ {path}")
+    host.check_output(f"systemctl daemon-reload && systemctl restart {unit}")
+    run = fleet.playbook("site.yml", "--limit", host.backend.get_hostname())
+    assert run.rc == 0, run.output
+    after = fleet.main_pids(host)
+    assert {u for u in after if after[u] != before[u]} == {unit}
+
+
 def test_a_process_over_the_cap_is_killed_and_nothing_else(host):
     """The kernel kills in the service's cgroup alone; the service comes back, and the kill is counted."""
     unit = "roverwatch-vmagent"
@@ -109,8 +159,8 @@ def test_a_process_over_the_cap_is_killed_and_nothing_else(host):
 
 def test_a_robot_that_is_killed_comes_back_with_its_history(host):
     robot = host.backend.get_hostname()
-    # VictoriaMetrics has on the disk what is older than five seconds.
-    stamp = int(time.time()) - 10
+    # A power cut takes the last ten seconds or so, which VictoriaMetrics still had in memory; the hub has them.
+    stamp = int(time.time()) - 20
     samples = f"count_over_time(up{{job='vmagent'}}[30s] @ {stamp})"
     before = fleet.query(host, samples)[robot]
     container = fleet.container_of(host)
