@@ -50,7 +50,7 @@ demo-down: $(BIN)/.locked ## Remove the demo's containers, volumes, network and 
 	@if docker info >/dev/null 2>&1; then ansible-playbook playbooks/lab/destroy.yml; fi
 	lab/engine.sh stop
 
-lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy, shellcheck
+lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy
 	@yamllint --strict .
 	ansible-lint --offline --strict
 	ruff check .

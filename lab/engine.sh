@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The Docker engine that the lab runs on.
+# What the lab needs of the machine that it runs on: a Docker engine, and mmdebstrap for where no registry can be
+# reached.
 #   lab/engine.sh start   uses the engine that answers; where none does and we are root on a Debian-like
 #                         system, installs and starts one; otherwise says what is missing
 #   lab/engine.sh stop    stops the engine that `start` started, once no container runs on it
@@ -9,12 +10,25 @@ pid_file=.lab/dockerd.pid
 
 answers() { docker info >/dev/null 2>&1; }
 
+we_may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+install_missing() {
+  local missing=()
+  command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+  answers || command -v dockerd >/dev/null || missing+=(docker.io)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  echo "engine: installing ${missing[*]} from the machine's package source"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
 start() {
+  if we_may_install; then install_missing; fi
   if answers; then
     echo "engine: using the Docker engine that runs here ($(docker info --format '{{.ServerVersion}}, cgroup v{{.CgroupVersion}}'))"
     return
   fi
-  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+  if ! we_may_install; then
     cat >&2 <<TEXT
 engine: no Docker engine answers for $(id -un).
   It is installed but stopped:   sudo systemctl start docker
@@ -22,11 +36,6 @@ engine: no Docker engine answers for $(id -un).
   It is not installed:           https://docs.docker.com/engine/install/ (on Debian: sudo apt-get install docker.io)
 TEXT
     exit 1
-  fi
-  if ! command -v dockerd >/dev/null; then
-    echo "engine: installing Debian's docker.io"
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends docker.io >/dev/null
   fi
   if [ -d /run/systemd/system ]; then
     systemctl start docker

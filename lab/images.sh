@@ -18,12 +18,8 @@ base() {
     echo "base image from the registry (debian:$suite-slim)"
   else
     if ! command -v mmdebstrap >/dev/null; then
-      if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "no registry can be reached, and mmdebstrap is missing: install it (apt-get install mmdebstrap)" >&2
-        exit 1
-      fi
-      flock "$LOCK" sh -c 'command -v mmdebstrap >/dev/null ||
-        { apt-get update -qq; apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null; }'
+      echo "no registry can be reached, and mmdebstrap is missing: install it (apt-get install mmdebstrap)" >&2
+      exit 1
     fi
     echo "no registry can be reached: making the base image from Debian's mirror"
     mmdebstrap --quiet --variant=minbase --include=ca-certificates "$suite" - | docker import - "$image" >/dev/null
@@ -32,7 +28,8 @@ base() {
 }
 
 build() {
-  local suite=$1 recipe
+  local suite=$1 recipe log
+  log=$(mktemp)
   base "$suite"
   recipe=$(sha256sum Dockerfile | cut -c1-12)
   for target in bare podman; do
@@ -42,15 +39,16 @@ build() {
       continue
     fi
     echo "$target: building"
-    docker build -q --target "$target" --build-arg "BASE_IMAGE=roverwatch-lab/base:$suite" \
-      --label "roverwatch.recipe=$recipe" -t "$image" . >/dev/null
+    if ! docker build --target "$target" --build-arg "BASE_IMAGE=roverwatch-lab/base:$suite" \
+      --label "roverwatch.recipe=$recipe" -t "$image" . >"$log" 2>&1; then
+      cat "$log"
+      exit 1
+    fi
     echo "$target: built"
   done
+  rm -f "$log"
 }
 
-LOCK=$(mktemp)
-export LOCK
-trap 'rm -f "$LOCK"' EXIT
 suites=("$@")
 [ $# -gt 0 ] || suites=(bookworm trixie)
 pids=()

@@ -29,7 +29,7 @@ def test_no_unit_is_left(host):
 
 def test_no_process_and_no_user_is_left(host):
     assert not host.user("roverwatch").exists
-    assert host.run("pgrep -f '/opt/roverwatch|conmon|sensor_service'").rc == 1
+    assert host.run("pgrep -f '/opt/[r]overwatch|[c]onmon|[s]ensor_service'").rc == 1
 
 
 def test_the_engine_that_was_installed_for_it_is_gone(host):

@@ -359,7 +359,7 @@ def _read_memory(service: Service, controller: cgroup.Controller, slice_director
             service.memory = _container_memory_or_none(slice_directory, container_id)
         if service.memory is None:
             service.unknown.append(
-                f"its container {(container_id or 'without an id')[:12]} has no cgroup in the slice: "
+                f"its container {container_id[:12] if container_id else '(without an id)'} has no cgroup in the slice: "
                 "it runs outside of the budget"
             )
     else:
