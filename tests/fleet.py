@@ -108,6 +108,25 @@ def cgroups(host: Any, pid: int) -> list[tuple[str, int | None]]:
     return found
 
 
+HOG = """
+import os, sys
+open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
+hoard = [bytearray(1 << 20) for _ in range(400)]
+print("survived")
+"""
+
+
+def overrun(host: Any, unit: str) -> None:
+    """Take more memory in a service's cgroup than its cap: the kernel kills the service's process, and the taker."""
+    pid = worker_pid(host, unit)
+    (cgroup, _), *_ = cgroups(host, pid)
+    # The service's own process first, as if it had leaked.
+    host.check_output(f"echo 1000 > /proc/{pid}/oom_score_adj")
+    hog = host.run("python3 -c %s %s", HOG, cgroup)
+    assert hog.rc == 137, hog
+    assert "survived" not in hog.stdout
+
+
 def query(host: Any, promql: str) -> dict[str, float]:
     """An instant query at a machine's own VictoriaMetrics, as a mapping of the label `robot` to the value."""
     url = f"http://127.0.0.1:8428/api/v1/query?query={urllib.parse.quote(promql)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import fleet
 
 testinfra_hosts = ["ansible://robot-1"]
@@ -41,5 +43,16 @@ def test_a_container_that_dies_is_started_again_by_the_unit(host):
 
 
 def test_health_knows_docker_too():
-    run = fleet.playbook("health.yml", "-e", "container_engine=docker", "--limit", "robot-1,hub-1")
+    run = fleet.playbook("health.yml", "--limit", "robot-1,hub-1")
     assert run.rc == 0, run.output
+
+
+def test_a_container_over_its_cap_is_killed_and_counted(host):
+    before = fleet.main_pids(host)
+    fleet.overrun(host, UNIT)
+    assert fleet.eventually(lambda: fleet.main_pids(host)[UNIT] not in (0, before[UNIT]), 30)
+    after = fleet.main_pids(host)
+    assert {u for u in after if after[u] != before[u]} == {UNIT}
+    run = fleet.playbook("health.yml", "--limit", "robot-1,hub-1")
+    assert run.rc != 0
+    assert re.search(rf"{UNIT}.*OOM", run.output), run.output
