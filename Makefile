@@ -55,7 +55,7 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy
 	ansible-lint --offline --strict
 	ruff check .
 	ruff format --check .
-	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/filter plugins/inventory
+	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/filter plugins/inventory bench tests/fleet.py
 
 unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's invariants
 	@pytest -q

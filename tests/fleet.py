@@ -25,6 +25,10 @@ CAPS = {
     "roverwatch-victoriametrics": 128 << 20,
 }
 BUDGET = 300 << 20
+READY = ("8000/readyz", "8428/health", "8429/health", "9100/metrics")
+
+# `make soak` cuts the power twenty times.
+POWER_CUTS = 20 if os.environ.get("ROVERWATCH_SOAK") else 1
 
 
 @dataclass(frozen=True)
@@ -127,12 +131,31 @@ def overrun(host: Any, unit: str) -> None:
     assert "survived" not in hog.stdout
 
 
-def query(host: Any, promql: str) -> dict[str, float]:
+def python(where: Any, code: str) -> str:
+    """Run Python on a machine: a testinfra host, or a container's name where SSH's port has changed meanwhile."""
+    if isinstance(where, str):
+        return docker("exec", where, "python3", "-c", code)
+    output: str = where.check_output("python3 -c %s", code)
+    return output
+
+
+def query(where: Any, promql: str) -> dict[str, float]:
     """An instant query at a machine's own VictoriaMetrics, as a mapping of the label `robot` to the value."""
     url = f"http://127.0.0.1:8428/api/v1/query?query={urllib.parse.quote(promql)}"
-    fetch = f"import urllib.request as u; print(u.urlopen('{url}', timeout=10).read().decode())"
-    answer = json.loads(host.check_output("python3 -c %s", fetch))
+    answer = json.loads(
+        python(where, f"import urllib.request as u; print(u.urlopen({url!r}, timeout=9).read().decode())")
+    )
     return {row["metric"].get("robot", ""): float(row["value"][1]) for row in answer["data"]["result"]}
+
+
+def answers(where: Any, *addresses: str) -> bool:
+    """Whether each of these answers 2xx on the machine's localhost: `8000/readyz`."""
+    code = f"import urllib.request as u; [u.urlopen('http://127.0.0.1:' + a, timeout=2) for a in {addresses}]"
+    try:
+        python(where, code)
+    except (AssertionError, subprocess.CalledProcessError):
+        return False
+    return True
 
 
 def container_of(host: Any) -> str:

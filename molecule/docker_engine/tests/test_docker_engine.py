@@ -34,12 +34,9 @@ def test_a_container_that_dies_is_started_again_by_the_unit(host):
     before = fleet.worker_pid(host, UNIT)
     host.check_output(f"kill -9 {before}")
 
-    def back() -> bool:
-        return host.run("python3 -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz')\"").rc == 0
-
-    assert fleet.eventually(back, 30)
+    assert fleet.eventually(lambda: fleet.show(host, UNIT, "NRestarts")["NRestarts"] == "1", 30)
+    assert fleet.eventually(lambda: fleet.answers(host, "8000/readyz"), 30)
     assert fleet.worker_pid(host, UNIT) != before
-    assert fleet.show(host, UNIT, "NRestarts")["NRestarts"] == "1"
 
 
 def test_health_knows_docker_too():
