@@ -108,8 +108,8 @@ def restart(name: str) -> float:
     print(f"{name}: killed and started", flush=True)
     container = f"roverwatch-{name}"
     run("docker", "kill", container)
-    run("docker", "start", container)
     start = time.monotonic()
+    run("docker", "start", container)
     urls = ["8000/readyz", "8428/health", "8429/health", "9100/metrics"]
     probe = f"import urllib.request as u; [u.urlopen('http://127.0.0.1:' + p, timeout=2) for p in {urls}]"
     while subprocess.run(

@@ -155,8 +155,8 @@ def test_a_robot_that_is_killed_comes_back_with_its_history(host):
         before = fleet.query(container, old)
         assert before[robot] > 0
         fleet.docker("kill", container)
-        fleet.docker("start", container)
         start = time.monotonic()
+        fleet.docker("start", container)
         assert fleet.eventually(lambda: fleet.answers(container, *fleet.READY), 30), "not everything runs within 30 s"
         print(f"{robot}: everything answered {time.monotonic() - start:.1f} s after the start")
         states = fleet.docker("exec", container, "systemctl", "is-active", *fleet.CAPS)
