@@ -5,7 +5,6 @@
 #   lab/images.sh [suite...]
 set -euo pipefail
 cd "$(dirname "$0")"
-export DOCKER_BUILDKIT=0 # the classic builder is everywhere; nothing here needs more
 
 # Debian's official image where a registry answers, one made from Debian's mirror where none does.
 base() {
