@@ -39,7 +39,7 @@ def test_a_container_that_dies_is_started_again_by_the_unit(host):
     assert fleet.worker_pid(host, UNIT) != before
 
 
-def test_health_knows_docker_too():
+def test_health_knows_docker_too(host):
     run = fleet.playbook("health.yml", "--limit", "robot-1,hub-1")
     assert run.rc == 0, run.output
 
