@@ -318,12 +318,14 @@ def _judge_memory(service: Service, redeploy: str) -> list[Problem]:
     if memory is None:
         return []
     cap = service.installed.memory_max
+    # The unit file says what was deployed, so something set the limit over its head: a drop-in, or set-property.
+    undo = f"systemctl revert {unit} and systemctl restart {unit} there, then {redeploy}"
     if memory.limit_bytes is None:
-        return [Problem(unit, f"has no cap in the kernel, {from_bytes(cap)} was deployed", redeploy)]
+        return [Problem(unit, f"has no cap in the kernel, {from_bytes(cap)} was deployed", undo)]
     problems = []
     if memory.limit_bytes != _whole_pages(cap):
         what = f"has a cap of {from_bytes(memory.limit_bytes)} in the kernel, {from_bytes(cap)} was deployed"
-        problems.append(Problem(unit, what, redeploy))
+        problems.append(Problem(unit, what, undo))
     if memory.working_set_bytes > NEARLY_FULL * memory.limit_bytes:
         percent = 100 * memory.working_set_bytes / memory.limit_bytes
         limit = from_bytes(memory.limit_bytes)
