@@ -70,7 +70,6 @@ image_id:
 """
 
 import gzip
-import hashlib
 import os
 import platform
 import shutil
@@ -78,17 +77,10 @@ import subprocess
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import sha256_file
 
 ROOT = Path("/opt/roverwatch")
 IMAGE_PREFIX = "localhost/roverwatch/"
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def binary_path(entry: dict[str, str]) -> Path:
@@ -112,7 +104,7 @@ def installed(entry: dict[str, str], engine: str | None) -> bool:
     if entry["kind"] == "image" and engine:
         return image_id(engine, entry["reference"]) == entry["image_id"]
     path = binary_path(entry)
-    return path.is_file() and sha256(path) == entry["sha256"]
+    return path.is_file() and sha256_file(path) == entry["sha256"]
 
 
 def install_binary(entry: dict[str, str], staged: Path) -> None:
@@ -194,7 +186,7 @@ def main() -> None:
 
     if params["staged"]:
         staged = Path(params["staged"])
-        found = sha256(staged)
+        found = sha256_file(staged)
         if found != entry["sha256"]:
             module.fail_json(
                 msg="{} arrived with sha256 {}, but the manifest says {}. Nothing was changed; run this again.".format(

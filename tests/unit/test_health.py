@@ -8,11 +8,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import loopback
 import pytest
 from roverwatch import health, systemd
 
@@ -124,41 +124,22 @@ class Web:
         self.status = 200
         self.samples: dict[str, list[dict[str, Any]]] = {}
         self.queries: list[dict[str, list[str]]] = []
-        outer = self
+        self.url = ""
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                url = urlsplit(self.path)
-                body = b"OK"
-                if url.path == "/api/v1/query":
-                    arguments = parse_qs(url.query)
-                    outer.queries.append(arguments)
-                    body = json.dumps({"data": {"result": outer.samples[arguments["query"][0]]}}).encode()
-                self.send_response(outer.status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.httpd.server_port}"
+    def answer(self, path: str) -> loopback.Answer:
+        url = urlsplit(path)
+        if url.path != "/api/v1/query":
+            return self.status, b"OK"
+        arguments = parse_qs(url.query)
+        self.queries.append(arguments)
+        return self.status, json.dumps({"data": {"result": self.samples[arguments["query"][0]]}}).encode()
 
 
 @pytest.fixture
 def web() -> Iterator[Web]:
     web = Web()
-    threading.Thread(target=web.httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield web
-    web.httpd.shutdown()
-    web.httpd.server_close()
-
-
-@pytest.fixture
-def silent_url() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/health"
+    with loopback.served(web.answer) as web.url:
+        yield web
 
 
 @pytest.fixture

@@ -6,58 +6,37 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import loopback
 import pytest
 from roverwatch import probe
-
-Answer = tuple[int, bytes]
 
 
 class Server:
     """A server whose answer to each request, by number from 1, is what `answer` says."""
 
     def __init__(self) -> None:
-        self.answer: Callable[[int], Answer] = lambda _: (200, b"OK")
+        self.answer: Callable[[int], loopback.Answer] = lambda _: (200, b"OK")
         self.requests = 0
-        outer = self
+        self.url = ""
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.requests += 1
-                status, body = outer.answer(outer.requests)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.httpd.server_port}/health"
+    def next(self, _: str) -> loopback.Answer:
+        self.requests += 1
+        return self.answer(self.requests)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
-    threading.Thread(target=server.httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield server
-    server.httpd.shutdown()
-    server.httpd.server_close()
+    with loopback.served(server.next) as url:
+        server.url = f"{url}/health"
+        yield server
 
 
 @pytest.fixture
 def closed_url() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}/health"
-
-
-@pytest.fixture
-def silent_url() -> Iterator[str]:
-    """A port that accepts connections and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/health"
 
 
 def test_get(server: Server) -> None:
