@@ -44,7 +44,12 @@ demo: $(BIN)/.locked engine ## Three robots and a hub in Docker, provisioned and
 	lab/stage.sh "first samples" $(PLAY) playbooks/lab/settle.yml
 	lab/stage.sh "health" $(PLAY) playbooks/health.yml
 	lab/stage.sh summary
-	echo "The hub's VMUI: http://$$(docker port roverwatch-hub-1 8428/tcp | head -n 1)/vmui/"
+	hub=http://$$(docker port roverwatch-hub-1 8428/tcp | head -n 1)
+	if python -c "import urllib.request as u; u.urlopen('$$hub/vmui/')" 2>/dev/null; then
+	  echo "The hub's VMUI: $$hub/vmui/"
+	else
+	  echo "The hub's API: $$hub/prometheus/api/v1/query?query=up (Debian's build of VictoriaMetrics has no VMUI)"
+	fi
 
 demo-down: $(BIN)/.locked ## Remove the demo's containers, volumes, network and keys, and the engine if the demo started it
 	@if docker info >/dev/null 2>&1; then ansible-playbook playbooks/lab/destroy.yml; fi
