@@ -127,7 +127,8 @@ def overrun(host: Any, unit: str) -> None:
     # The service's own process first, as if it had leaked.
     host.check_output(f"echo 1000 > /proc/{pid}/oom_score_adj")
     hog = host.run("python3 -c %s %s", HOG, cgroup)
-    assert hog.rc == 137, hog
+    # Killed by the kernel; or, on cgroup v2, stopped by systemd, which sees the kill and ends the whole unit.
+    assert hog.rc in (137, 143), hog
     assert "survived" not in hog.stdout
 
 

@@ -193,14 +193,15 @@ def test_container_memory_v2_with_the_limit_on_the_scope(tmp_path: Path) -> None
     assert cgroup.container_memory(tmp_path, "decaf") is None
 
 
-def record(tmp_path: Path, *, inode: int, seen: int, total: int) -> cgroup.OomRecord:
+def record(tmp_path: Path, *, inode: int, seen: int, total: int, boot: str = "now") -> cgroup.OomRecord:
+    (tmp_path / "boot_id").write_text("now\n")
     (tmp_path / "roverwatch-vmagent.oom.prom").write_text(
-        f"# cgroup_inode {inode} seen {seen}\n"
+        f"# boot {boot} cgroup_inode {inode} seen {seen}\n"
         "# HELP container_oom_events_total OOM kills in the service's cgroup, kept across restarts.\n"
         "# TYPE container_oom_events_total counter\n"
         f'container_oom_events_total{{name="roverwatch-vmagent"}} {total}\n'
     )
-    return cgroup.read_oom_record("roverwatch-vmagent", tmp_path)
+    return cgroup.read_oom_record("roverwatch-vmagent", tmp_path, tmp_path / "boot_id")
 
 
 def test_oom_kills_without_a_record(tmp_path: Path) -> None:
@@ -224,6 +225,12 @@ def test_oom_kills_that_the_record_has_seen_count_once(tmp_path: Path) -> None:
     assert (kept.now(live), kept.unrecorded(live)) == (7, 1)
 
 
+def test_a_cgroup_of_an_earlier_boot_is_another_one_whatever_its_inode(tmp_path: Path) -> None:
+    live = cgroup.memory(v2(tmp_path / "a"))
+    kept = record(tmp_path, inode=live.inode, seen=2, total=2, boot="before")
+    assert kept.now(live) == 2 + 2
+
+
 def test_kernel_that_does_not_count_oom_kills(tmp_path: Path) -> None:
     live = dataclasses.replace(cgroup.memory(v1(tmp_path / "a")), oom_kills=None)
     assert record(tmp_path, inode=live.inode, seen=0, total=4).now(live) == 4
@@ -232,10 +239,11 @@ def test_kernel_that_does_not_count_oom_kills(tmp_path: Path) -> None:
 def test_time_of_the_record(tmp_path: Path) -> None:
     record(tmp_path, inode=1, seen=1, total=1)
     os.utime(tmp_path / "roverwatch-vmagent.oom.prom", (1000, 1000))
-    assert cgroup.read_oom_record("roverwatch-vmagent", tmp_path).modified == 1000
+    kept = cgroup.read_oom_record("roverwatch-vmagent", tmp_path, tmp_path / "boot_id")
+    assert kept.modified == 1000
 
 
-@pytest.mark.parametrize("text", ["", "# cgroup_inode 5 seen 1\n", 'container_oom_events_total{name="a"} 1\n'])
+@pytest.mark.parametrize("text", ["", "# boot a cgroup_inode 5 seen 1\n", 'container_oom_events_total{name="a"} 1\n'])
 def test_broken_record_is_not_zero(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.oom.prom"
     path.write_text(text)

@@ -104,7 +104,9 @@ class Machine:
 
     def oom_record(self, unit: str, total: int, age_seconds: float) -> None:
         path = self.paths.oom_records / f"{unit}.oom.prom"
-        path.write_text(f'# cgroup_inode 1 seen {total}\ncontainer_oom_events_total{{name="{unit}"}} {total}\n')
+        path.write_text(
+            f'# boot earlier cgroup_inode 1 seen {total}\ncontainer_oom_events_total{{name="{unit}"}} {total}\n'
+        )
         os.utime(path, (time.time() - age_seconds,) * 2)
 
     def check(self, **options: Any) -> dict[str, Any]:

@@ -14,7 +14,9 @@ testinfra_hosts = ["ansible://lab"]
         "/etc/roverwatch",
         "/opt/roverwatch",
         "/var/lib/roverwatch",
+        "/usr/local/sbin/roverwatch-no-thp",
         "/usr/local/sbin/roverwatch-oom-count",
+        "/oom",
         "/etc/systemd/system/roverwatch.slice",
     ],
 )

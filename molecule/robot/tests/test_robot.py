@@ -38,6 +38,7 @@ def test_a_binary_is_sandboxed(host, unit):
     status = host.file(f"/proc/{fleet.worker_pid(host, unit)}/status").content_string
     assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
     assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+    assert re.search(r"^THP_enabled:\s+0$", status, re.MULTILINE)
     assert not re.search(r"^Uid:\s+0\s", status, re.MULTILINE)
 
 

@@ -17,6 +17,7 @@ V1_NO_LIMIT_BYTES = 2**62
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 PROC = Path("/proc")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 OOM_RECORDS = Path("/var/lib/roverwatch/textfile")
 
 _CONTAINER_SCOPES = ("libpod-{}.scope", "docker-{}.scope")
@@ -68,7 +69,7 @@ class CgroupMemory:
 
 @dataclass(frozen=True)
 class OomRecord:
-    """OOM kills of a unit's earlier cgroups; of those in cgroup `inode`, `seen` are already in `total`.
+    """OOM kills of a unit's earlier cgroups; of those in cgroup `inode` of this boot, `seen` are already in `total`.
 
     `modified` is the time of the last stop that added kills, in seconds of the Unix epoch.
     """
@@ -152,8 +153,8 @@ def container_scope(slice_directory: Path, container_id: str) -> Path | None:
 def container_memory(slice_directory: Path, container_id: str) -> CgroupMemory | None:
     """Figures of a container directly inside a slice, from the cgroup that carries its limit.
 
-    crun runs the container in a child of the scope. On v1, older ones limit that child only, and the kernel
-    counts OOM kills there; on v2 systemd limits the scope.
+    crun runs the container in a child of the scope, and older ones limit that child only; the kernel counts OOM
+    kills where the process is. Newer ones, and docker, limit the scope.
     """
     scope = container_scope(slice_directory, container_id)
     if scope is None:
@@ -162,19 +163,24 @@ def container_memory(slice_directory: Path, container_id: str) -> CgroupMemory |
     return next((found for found in figures if found.limit_bytes is not None), figures[-1])
 
 
-def read_oom_record(unit: str, directory: Path = OOM_RECORDS) -> OomRecord:
-    """What was kept of a unit's OOM kills; nothing kept means that there were none."""
+def read_oom_record(unit: str, directory: Path = OOM_RECORDS, boot_id: Path = BOOT_ID) -> OomRecord:
+    """What was kept of a unit's OOM kills; nothing kept means that there were none.
+
+    On v2 the inodes of cgroups are the same after each boot, so those of another boot say nothing.
+    """
     path = directory / f"{unit}.oom.prom"
     try:
         text = path.read_text()
         modified = path.stat().st_mtime
     except FileNotFoundError:
         return NO_OOM_RECORD
-    first = re.match(r"# cgroup_inode (\d+) seen (\d+)\n", text)
+    first = re.match(r"# boot (\S+) cgroup_inode (\d+) seen (\d+)\n", text)
     total = re.search(r"^container_oom_events_total\{[^}]*\} (\d+)$", text, re.MULTILINE)
     if first is None or total is None:
         raise CgroupError(f"{path} does not hold a count of OOM kills; delete it to count from zero")
-    return OomRecord(int(total[1]), int(first[1]), int(first[2]), modified)
+    if first[1] != boot_id.read_text().strip():
+        return OomRecord(int(total[1]), NO_OOM_RECORD.inode, NO_OOM_RECORD.seen, modified)
+    return OomRecord(int(total[1]), int(first[2]), int(first[3]), modified)
 
 
 def _memory_v1(path: Path) -> CgroupMemory:
