@@ -68,6 +68,18 @@ def site(count: int) -> dict[str, Any]:
     }
 
 
+def resident(host: str, unit: str) -> int:
+    """Bytes of memory that the service's process has resident, its program's own pages included."""
+    container = f"roverwatch-{host}"
+    if unit == "roverwatch-sensor":
+        pid = run("docker", "exec", container, "podman", "inspect", "--format", "{{.State.Pid}}", unit)
+    else:
+        pid = run("docker", "exec", container, "systemctl", "show", "--property=MainPID", "--value", unit)
+    match = re.search(r"VmRSS:\s+(\d+) kB", run("docker", "exec", container, "cat", f"/proc/{pid.strip()}/status"))
+    assert match
+    return int(match[1]) * 1024
+
+
 def memory() -> list[dict[str, Any]]:
     """What the kernel reports of each service on each robot, from the health report."""
     print("memory", flush=True)
@@ -81,6 +93,7 @@ def memory() -> list[dict[str, Any]]:
                 {
                     "host": host,
                     "unit": service["unit"],
+                    "resident_bytes": resident(host, service["unit"]),
                     "working_set_bytes": memory["working_set_bytes"],
                     "peak_bytes": memory["peak_bytes"],
                     "limit_bytes": memory["limit_bytes"],
@@ -122,7 +135,8 @@ def restart(name: str) -> float:
 
 def artifacts() -> list[dict[str, Any]]:
     manifest = json.loads((ROOT / "artifacts" / "manifest.json").read_text())["artifacts"]
-    return [{key: entry[key] for key in ("name", "version", "arch", "size", "source")} for entry in manifest]
+    newest = {(entry["name"], entry["arch"]): entry for entry in manifest}
+    return [{key: entry[key] for key in ("name", "version", "arch", "size", "source")} for entry in newest.values()]
 
 
 def mib(count: float) -> str:
@@ -159,10 +173,11 @@ def tables(results: dict[str, Any]) -> str:
             ),
             "### Memory on a robot, MiB",
             table(
-                ["unit", "working set", "peak", "cap", "peak of cap"],
+                ["unit", "resident", "working set", "peak", "cap", "peak of cap"],
                 [
                     [
                         f"`{unit}`",
+                        mib(max(of(unit, "resident_bytes"))),
                         mib(max(of(unit, "working_set_bytes"))),
                         mib(max(of(unit, "peak_bytes"))),
                         mib(max(of(unit, "limit_bytes"))),
