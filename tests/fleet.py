@@ -27,8 +27,8 @@ CAPS = {
 BUDGET = 300 << 20
 READY = ("8000/readyz", "8428/health", "8429/health", "9100/metrics")
 
-# `make soak` cuts the power twenty times.
-POWER_CUTS = 20 if os.environ.get("ROVERWATCH_SOAK") else 1
+# `make soak` cuts the power ten times.
+POWER_CUTS = 10 if os.environ.get("ROVERWATCH_SOAK") else 1
 
 
 @dataclass(frozen=True)

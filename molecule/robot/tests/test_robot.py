@@ -168,9 +168,11 @@ def test_a_robot_that_is_killed_comes_back_with_its_history(host):
     robot = host.backend.get_hostname()
     container = fleet.container_of(host)
     for _ in range(fleet.POWER_CUTS):
-        # A power cut takes the last ten seconds or so, which VictoriaMetrics still had in memory; the hub has them.
-        old = f"count_over_time(up{{job='vmagent'}}[30s] @ {int(time.time()) - 20})"
+        # A power cut takes the last ten seconds or so, which VictoriaMetrics still had in memory; the hub has them. So
+        # this asks for what is older, once the robot has run for long enough to have any.
         assert fleet.eventually(lambda: fleet.query(container, "count(up == 1) by (robot)").get(robot) == 4, 60)
+        assert fleet.eventually(lambda: fleet.query(container, _older_samples()), 60)
+        old = _older_samples()
         before = fleet.query(container, old)
         assert before[robot] > 0
         fleet.docker("kill", container)
@@ -181,3 +183,7 @@ def test_a_robot_that_is_killed_comes_back_with_its_history(host):
         states = fleet.docker("exec", container, "systemctl", "is-active", *fleet.CAPS)
         assert states.split() == ["active"] * 4
         assert fleet.query(container, old) == before
+
+
+def _older_samples() -> str:
+    return f"count_over_time(up{{job='vmagent'}}[30s] @ {int(time.time()) - 20})"
