@@ -68,7 +68,7 @@ unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's i
 test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios
 	@tests/run.sh
 
-soak: $(BIN)/.locked ## The scenarios with larger numbers: hours, not minutes
+soak: $(BIN)/.locked ## The same with larger numbers: ten power cuts for each robot
 	@tests/run.sh soak
 
 bench: $(BIN)/.locked ## The measurements that the documents quote
@@ -78,6 +78,8 @@ lock: ## Pin the dependencies anew, with hashes and without index URLs
 	@uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --universal --python-version 3.11 app/requirements.in -o app/requirements.txt
 	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --universal --python-version 3.11 requirements.in -o requirements.txt
 
-clean: demo-down ## Remove what was built, too: images, artifacts, the environment
-	@docker image ls -q 'roverwatch*/*' | sort -u | xargs -r docker image rm -f >/dev/null 2>&1 || true
+clean: $(BIN)/.locked engine ## Remove the demo and what was built, too: images, artifacts, the environment
+	@ansible-playbook playbooks/lab/destroy.yml
+	docker image ls -q 'roverwatch*/*' | sort -u | xargs -r docker image rm -f >/dev/null
+	lab/engine.sh stop
 	rm -rf artifacts reports .venv .lab
