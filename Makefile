@@ -80,6 +80,6 @@ lock: ## Pin the dependencies anew, with hashes and without index URLs
 
 clean: $(BIN)/.locked engine ## Remove the demo and what was built, too: images, artifacts, the environment
 	@ansible-playbook playbooks/lab/destroy.yml
-	docker image ls -q 'roverwatch*/*' | sort -u | xargs -r docker image rm -f >/dev/null
+	docker image ls --format '{{.Repository}}:{{.Tag}}' 'roverwatch*/*' | xargs -r docker image rm >/dev/null
 	lab/engine.sh stop
 	rm -rf artifacts reports .venv .lab
