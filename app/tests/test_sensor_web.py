@@ -223,7 +223,7 @@ def test_a_stale_source_has_no_readings(bench: Bench) -> None:
 
 def test_readings_are_rendered_once_per_sample_in_each_format(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered: list[object] = []
-    from sensor_service import metrics  # noqa: PLC0415
+    from sensor_service import metrics  # noqa: PLC0415  (what is patched)
 
     collect = metrics._Sampled.collect
     monkeypatch.setattr(metrics._Sampled, "collect", lambda self: rendered.append(self) or collect(self))

@@ -206,10 +206,10 @@ class CappedUnit:
         file.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         arriving = file.path.with_name("." + file.path.name + ".new")
         with arriving.open("w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), file.mode)  # before there is anything to read in it
             stream.write(file.content)
             stream.flush()
             os.fsync(stream.fileno())
-        arriving.chmod(file.mode)
         arriving.replace(file.path)
 
     def diff(self, file: units.File) -> dict[str, Any]:

@@ -40,10 +40,10 @@ def serve(config: Config) -> int:
     signal.signal(signal.SIGINT, wake)
 
     # The slow imports, which --check-config does not need.
-    import prometheus_client  # noqa: PLC0415
+    import prometheus_client  # noqa: PLC0415  (slow)
 
-    from .metrics import Metrics  # noqa: PLC0415
-    from .web import create_app  # noqa: PLC0415
+    from .metrics import Metrics  # noqa: PLC0415  (slow)
+    from .web import create_app  # noqa: PLC0415  (slow)
 
     # A _created series for every counter doubles them and says nothing that process_start_time does not.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -86,7 +86,7 @@ class _Http:
     """Waitress in a thread, so that the main thread is free to wait for signals."""
 
     def __init__(self, app: Any, listener: socket.socket, on_end: Any) -> None:
-        from waitress.server import create_server  # noqa: PLC0415
+        from waitress.server import create_server  # noqa: PLC0415  (slow)
 
         host, port = listener.getsockname()[:2]
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

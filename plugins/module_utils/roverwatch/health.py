@@ -483,8 +483,7 @@ def _in_background(work: Callable[[], T]) -> futures.Future[T]:
     def run() -> None:
         try:
             future.set_result(work())
-        # Not swallowed: it is raised again where the result is asked for.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  (raised again where the result is asked for)
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

@@ -290,7 +290,7 @@ def _request(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
     if not url.startswith(("https://", "http://")):
         raise SourceError(f"{url} is no http URL; correct it in {PINS}")
     try:
-        response = urllib.request.urlopen(url, timeout=timeout)  # noqa: S310 the scheme is checked above
+        response = urllib.request.urlopen(url, timeout=timeout)  # noqa: S310  (the scheme is checked above)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in {404, 410}:

@@ -31,7 +31,7 @@ class Source(ABC):
 
     Options: ClassVar[type[Any]] = NoOptions
 
-    def __init__(self, options: Any) -> None:  # noqa: B027
+    def __init__(self, options: Any) -> None:  # noqa: B027  (a source without options needs none)
         """Take the options. Connect to nothing yet: that may hang, and belongs into ``sample``."""
 
     @abstractmethod
