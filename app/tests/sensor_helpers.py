@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from sensor_service.readings import Measurement
 from sensor_service.sampler import SourceSampler
 from sensor_service.sources import Source
 
+SOURCE = Path(__file__).parents[1] / "src"
 GOOD = Measurement("temperature_celsius", "celsius", 21.5)
 
 
@@ -64,6 +70,31 @@ class Clock:
 
 
 def sampler_of(source: Source, name: str = "probe", **overrides: Any) -> SourceSampler:
-    """Make a SourceSampler with an interval and a timeout of 1 s."""
-    settings: dict[str, Any] = {"interval_seconds": 1.0, "timeout_seconds": 1.0} | overrides
+    """Make a SourceSampler with an interval and a timeout of 1 s, and 500 series."""
+    settings: dict[str, Any] = {"interval_seconds": 1.0, "timeout_seconds": 1.0, "max_series": 500} | overrides
     return SourceSampler(name=name, type_name="test", source=source, **settings)
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start the service with nothing in its environment: no HOME, no PATH."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sensor_service", *arguments],
+        env={"PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextlib.contextmanager
+def serving(**environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the service on a free port of 127.0.0.1 and give the process and its address."""
+    process = start(**{"SENSOR_LISTEN": "127.0.0.1:0", "SENSOR_LOG_LEVEL": "INFO"} | environment)
+    try:
+        assert process.stderr is not None
+        event = json.loads(process.stderr.readline())
+        assert event["message"] == "serving"
+        yield process, event["address"]
+    finally:
+        process.kill()
+        process.communicate()

@@ -52,7 +52,8 @@ def test_without_a_file_one_simulated_source_runs() -> None:
     assert settings == config.Config(
         "127.0.0.1:8000",
         "WARNING",
-        (config.SourceConfig("simulated", "simulated", 1.0, 1.0, SimulatedOptions()),),
+        False,
+        (config.SourceConfig("simulated", "simulated", 1.0, 1.0, 500, SimulatedOptions()),),
     )
 
 
@@ -62,7 +63,7 @@ def test_a_full_file(file: Path) -> None:
     assert (settings.listen, settings.log_level) == ("[::1]:9000", "INFO")
     first, second = settings.sources
     assert first == config.SourceConfig(
-        "simulated", "arm", 2.0, 0.5, SimulatedOptions(seed=7, sensors=("battery_volts",))
+        "simulated", "arm", 2.0, 0.5, 500, SimulatedOptions(seed=7, sensors=("battery_volts",))
     )
     assert isinstance(first.interval_seconds, float)
     assert second.name == "simulated"
@@ -70,8 +71,12 @@ def test_a_full_file(file: Path) -> None:
 
 def test_the_environment_wins_over_the_file(file: Path) -> None:
     file.write_text(FULL)
-    settings = config.load(file, {"SENSOR_LISTEN": "0.0.0.0:1", "SENSOR_LOG_LEVEL": "DEBUG"})
-    assert (settings.listen, settings.log_level) == ("0.0.0.0:1", "DEBUG")
+    settings = config.load(file, {"SENSOR_LISTEN": "0.0.0.0:1", "SENSOR_LOG_LEVEL": "DEBUG", "SENSOR_DEBUG": "true"})
+    assert (settings.listen, settings.log_level, settings.debug) == ("0.0.0.0:1", "DEBUG", True)
+
+
+def test_the_environment_is_checked_like_the_file() -> None:
+    assert errors_of(None, {"SENSOR_DEBUG": "yes"}) == ["environment: SENSOR_DEBUG = 'yes': must be true or false"]
 
 
 def test_all_errors_come_at_once_and_name_key_value_and_what_is_allowed(file: Path) -> None:
@@ -111,7 +116,7 @@ def test_all_errors_come_at_once_and_name_key_value_and_what_is_allowed(file: Pa
         f'{file}: listen = \'nowhere\': must be "host:port" or "[ipv6]:port" '
         "with a port from 0 to 65535 (0 takes any free one)"
     )
-    assert said["colour"].endswith("unknown key; known here: listen, log_level, sources")
+    assert said["colour"].endswith("unknown key; known here: debug, listen, log_level, sources")
     assert said["sources[0].interval_seconds"].endswith(" = -1: must be a number from 0.1 to 3600")
     assert said["sources[0].timeout_seconds"].endswith(" = '1s': must be a number from 0.05 to 600")
     assert "= true: must be a whole number from 0" in said["sources[0].options.seed"]
@@ -124,6 +129,25 @@ def test_all_errors_come_at_once_and_name_key_value_and_what_is_allowed(file: Pa
 def test_two_sources_cannot_share_a_name(file: Path) -> None:
     file.write_text('[[sources]]\ntype = "simulated"\n' * 2)
     assert errors_of(file) == [f"{file}: sources[1].name = 'simulated': taken by another source"]
+
+
+def test_a_source_with_fixed_names_may_occur_once(file: Path) -> None:
+    file.write_text('[[sources]]\ntype = "process"\n[[sources]]\ntype = "process"\nname = "other"\n')
+    assert errors_of(file) == [f"{file}: sources[1].type = 'process': may occur once, its metrics have fixed names"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_would_make_the_same_series_twice_may_occur_once(name: str) -> None:
+    found = source_class(name)
+    assert found.single == bool(found.families or tuple(found(found.Options()).collectors))
+
+
+def test_a_source_whose_extra_is_not_installed_says_so(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_class("simulated"), "extra", ("no_such_package", "lidar"))
+    file.write_text('[[sources]]\ntype = "simulated"\n')
+    assert errors_of(file) == [
+        f"{file}: sources[0].type = 'simulated': needs no_such_package, which is not here; install the extra lidar"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +207,7 @@ def test_every_other_interval_is_refused_by_name(interval: object) -> None:
 
 @given(st.text(string.ascii_lowercase, min_size=1), st.integers())
 def test_every_unknown_key_is_refused_by_name(key: str, value: int) -> None:
-    if key in ("listen", "sources"):
+    if key in ("listen", "sources", "debug"):
         return
     _, errors = parse({key: value})
     assert len(errors) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import subprocess
@@ -14,32 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sensor_helpers import eventually
-from sensor_service import __version__, cli, server
-
-SOURCE = Path(__file__).parents[1] / "src"
-
-
-def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """Start the service with nothing in its environment: no HOME, no PATH."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "sensor_service", *arguments],
-        env={"PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+from sensor_helpers import SOURCE, eventually, serving, start
+from sensor_service import __version__, cli
+from sensor_service.http_server import HttpServer
+from sensor_service.metrics import Metrics
 
 
 @pytest.fixture(name="service")
 def _service() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process = start(SENSOR_LISTEN="127.0.0.1:0", SENSOR_LOG_LEVEL="INFO")
-    assert process.stderr is not None
-    event = json.loads(process.stderr.readline())
-    assert event["message"] == "serving"
-    yield process, event["address"]
-    process.kill()
-    process.communicate()
+    with serving() as service:
+        yield service
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -104,7 +87,7 @@ def test_the_server_closes_idle_connections_when_it_stops() -> None:
         respond("200 OK", [("Content-Length", "2")])  # the length keeps the connection open
         return [b"ok"]
 
-    http = server._Http(app, listener, on_end=lambda: None)
+    http = HttpServer(app, listener, Metrics(), on_end=lambda: None)
     http.start()
     with socket.create_connection(listener.getsockname()) as idle:
         idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -6,16 +6,17 @@ import json
 import math
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sensor_helpers import GOOD, Clock, Hanging, Scripted, eventually, sampler_of
-from sensor_service.cpu import CpuSpikes
 from sensor_service.logs import JsonFormatter
-from sensor_service.readings import MAX_MEASUREMENTS, Measurement, accept
+from sensor_service.readings import FORGET_SECONDS, MAX_MEASUREMENTS, Accepted, Family, Intake, Measurement
 from sensor_service.sampler import BUFFER_SIZE, Sampler, State
-from sensor_service.sources.simulated import WAVEFORMS, SimulatedOptions, SimulatedSource
+from sensor_service.sources.process import ProcessOptions, ProcessSource
+from sensor_service.sources.simulated import WAVEFORMS, SimulatedFailure, SimulatedOptions, SimulatedSource
 
 
 def test_a_good_sample() -> None:
@@ -27,7 +28,7 @@ def test_a_good_sample() -> None:
     assert (seen.state, seen.iterations, seen.failed, seen.queue_depth) == (State.OK, 1, 0, 1)
     (reading,) = seen.readings
     assert before <= reading.timestamp <= seen.timestamp <= time.time()
-    assert reading[1:] == ("probe", "temperature_celsius", "celsius", 21.5)
+    assert reading[1:] == ("probe", "temperature_celsius", "celsius", 21.5, ())
 
 
 @pytest.mark.parametrize(
@@ -35,16 +36,17 @@ def test_a_good_sample() -> None:
     [
         (OSError("no bus"), "OSError: no bus"),
         (None, "TypeError"),
-        (["text"], "measurement 0 is no"),
-        ([("a", "b")], "measurement 0 is no"),
-        ([("", "volts", 1.0)], "no printable text"),
-        ([("a\udc80", "volts", 1.0)], "no printable text"),
-        ([("a", None, 1.0)], "no printable text"),
-        ([("a", "volts", math.nan)], "no finite number"),
-        ([("a", "volts", -math.inf)], "no finite number"),
-        ([("a", "volts", "1")], "no finite number"),
-        ([("a", "volts", True)], "no finite number"),
-        ([("a", "volts", 10**5000)], "no finite number"),
+        (["text"], "measurement 0 is no Measurement"),
+        ([("a", "volts", 1.0, ())], "measurement 0 is no Measurement"),
+        ([Measurement("", "volts", 1.0)], "no printable text"),
+        ([Measurement("a\udc80", "volts", 1.0)], "no printable text"),
+        ([Measurement("a", None, 1.0)], "no printable text"),
+        ([Measurement("a", "volts", math.nan)], "no finite number"),
+        ([Measurement("a", "volts", -math.inf)], "no finite number"),
+        ([Measurement("a", "volts", "1")], "no finite number"),
+        ([Measurement("a", "volts", True)], "no finite number"),
+        ([Measurement("a", "volts", 10**5000)], "no finite number"),
+        ([Measurement("a", "volts", 1.0, (("b", "c"),))], "labels that are not those"),
     ],
 )
 def test_a_failed_sample_is_counted_once_and_keeps_the_last_readings(answer: object, error: str) -> None:
@@ -69,24 +71,93 @@ def test_a_bad_value_does_not_hide_the_good_ones() -> None:
     assert (seen.state, seen.failed) == (State.FAILING, 1)
 
 
+def test_what_was_yielded_before_an_error_is_kept() -> None:
+    class Half(Scripted):
+        def sample(self, timeout_seconds: float) -> Iterator[Measurement]:
+            yield GOOD
+            raise OSError("no bus")
+
+    source = sampler_of(Half())
+    source.sample()
+    seen = source.snapshot()
+    assert (len(seen.readings), seen.state, seen.error) == (1, State.FAILING, "OSError: no bus")
+
+
+def take(*measurements: Measurement, families: tuple[Family, ...] = (), max_series: int = 500) -> Accepted:
+    return Intake("probe", families, max_series).accept(measurements, 0.0)
+
+
 def test_a_sensor_that_occurs_twice_would_break_the_scrape() -> None:
-    readings, problem = accept([GOOD, GOOD._replace(unit="kelvin")], "probe", 0.0)
-    assert len(readings) == 1
-    assert problem == "sensor temperature_celsius occurs twice in one sample"
+    seen = take(GOOD, GOOD._replace(unit="kelvin"))
+    assert len(seen.readings) == 1
+    assert seen.problem == "sensor temperature_celsius occurs twice in one sample"
 
 
-def test_an_endless_sample_is_cut() -> None:
+MEMORY = Family("container_memory_rss", "gauge", "bytes", "Anonymous memory.", ("name",))
+
+
+def test_a_family_has_a_series_for_each_set_of_labels() -> None:
+    seen = take(MEMORY.measure(1, "a"), MEMORY.measure(2, "b"), MEMORY.measure(3, "a"), families=(MEMORY,))
+    assert [(item.labels, item.value) for item in seen.readings] == [((("name", "a"),), 1.0), ((("name", "b"),), 2.0)]
+    assert seen.problem == "sensor container_memory_rss occurs twice in one sample"
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [((), "labels that are not"), ((("nom", "a"),), "labels that are not"), ((("name", "a\n"),), "no printable text")],
+)
+def test_a_family_has_just_its_labels(labels: tuple[tuple[str, str], ...], problem: str) -> None:
+    seen = take(MEMORY.measure(1, "b")._replace(labels=labels), MEMORY.measure(2, "a"), families=(MEMORY,))
+    assert len(seen.readings) == 1
+    assert problem in str(seen.problem)
+
+
+def test_an_endless_sample_is_cut_and_its_excess_dropped() -> None:
     endless = (Measurement(f"s{index}", "volts", 1.0) for index in iter(lambda: next(counter), None))
     counter = iter(range(10**9))
-    readings, problem = accept(endless, "probe", 0.0)
-    assert len(readings) == MAX_MEASUREMENTS
-    assert problem == "more than 500 measurements in one sample"
+    seen = Intake("probe", (), 3).accept(endless, 0.0)
+    assert [reading.sensor for reading in seen.readings] == ["s0", "s1", "s2"]
+    assert seen.dropped == MAX_MEASUREMENTS - 3
+    assert seen.problem == f"more than {MAX_MEASUREMENTS} measurements in one sample"
 
 
-@given(st.lists(st.tuples(st.text(), st.text(), st.floats() | st.integers() | st.none())))
-def test_whatever_is_accepted_can_be_rendered(items: list[tuple[str, str, float]]) -> None:
-    readings, problem = accept([Measurement(*item) for item in items], "probe", 0.0)
-    assert (len(readings) < len(items)) == (problem is not None)
+def test_series_over_the_limit_are_dropped_whichever_sample_they_come_in() -> None:
+    intake = Intake("probe", (), 2)
+    assert intake.accept([GOOD], 0.0).dropped == 0
+    seen = intake.accept([GOOD._replace(sensor="b"), GOOD._replace(sensor="c")], 1.0)
+    assert [reading.sensor for reading in seen.readings] == ["b"]
+    assert (seen.dropped, seen.problem) == (1, None)
+    assert len(intake.accept([GOOD], 2.0).readings) == 1
+
+
+def test_a_series_that_stays_away_gives_its_place_up() -> None:
+    intake = Intake("probe", (), 2)
+    intake.accept([GOOD, GOOD._replace(sensor="b")], 0.0)
+    intake.accept([GOOD], 10.0)
+    new = GOOD._replace(sensor="c")
+    assert intake.accept([new], FORGET_SECONDS).dropped == 1
+    assert intake.accept([new], FORGET_SECONDS + 1).dropped == 0
+    assert intake.accept([GOOD, GOOD._replace(sensor="b")], FORGET_SECONDS + 2).dropped == 1
+
+
+def test_dropped_readings_are_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    source = sampler_of(Scripted([GOOD._replace(sensor=str(number)) for number in range(5)]), max_series=2)
+    source.sample()
+    source.sample()
+    seen = source.snapshot()
+    assert (seen.state, len(seen.readings), seen.dropped, seen.failed) == (State.OK, 2, 6, 0)
+    assert len(caplog.records) == 1
+    assert json.loads(JsonFormatter().format(caplog.records[0]))["max_series"] == 2
+
+
+@given(
+    st.lists(st.tuples(st.text(), st.text(), st.floats() | st.integers() | st.none())),
+    st.integers(1, 10),
+)
+def test_whatever_is_accepted_can_be_rendered(items: list[tuple[str, str, float]], max_series: int) -> None:
+    readings, dropped, problem = take(*(Measurement(*item) for item in items), max_series=max_series)
+    assert len(readings) <= max_series
+    assert (len(readings) + dropped < len(items)) == (problem is not None)
     for reading in readings:
         assert math.isfinite(reading.value)
         assert (reading.sensor + reading.unit).encode().strip()
@@ -239,12 +310,30 @@ def test_history_of_several_sources_is_merged_newest_first() -> None:
     assert [reading.source for reading in sampler.history(("a",), 500)] == ["a", "a"]
 
 
-def test_a_cpu_spike_is_reported_with_its_length_when_it_ends() -> None:
-    seen: list[float] = []
-    spikes = CpuSpikes(seen.append, now=0.0, cpu_seconds=10.0)
-    for now, cpu in [(1.0, 10.1), (2.0, 11.0), (3.0, 11.9), (4.0, 12.0), (5.0, 12.9)]:
-        spikes.check(now, cpu)
-    assert seen == [2.0]
+def test_a_cpu_spike_is_observed_with_its_length_when_it_ends() -> None:
+    clock, cpu_clock = Clock(), Clock()
+    source = ProcessSource(ProcessOptions(spike_threshold_cores=0.5), clock, cpu_clock)
+    (histogram,) = source.collectors
+    seen = []
+    for used in [0.1, 0.9, 0.9, 0.1, 0.9]:
+        clock.now += 1
+        cpu_clock.now += used
+        seen += source.sample(1.0)
+        (family,) = histogram.collect()
+        total = {sample.name: sample.value for sample in family.samples}
+    assert [(item.sensor, item.unit) for item in seen] == [("cpu_usage_cores", "cores")] * 5
+    assert [item.value for item in seen] == pytest.approx([0.1, 0.9, 0.9, 0.1, 0.9])
+    assert total["sensor_cpu_spike_seconds_count"] == 1
+    assert total["sensor_cpu_spike_seconds_sum"] == pytest.approx(2.0)
+
+
+def test_the_process_sees_its_own_work() -> None:
+    source = ProcessSource(ProcessOptions())
+    deadline = time.process_time() + 0.05
+    while time.process_time() < deadline:
+        pass
+    (item,) = source.sample(1.0)
+    assert 0 < item.value < 2
 
 
 def test_the_simulation_repeats_itself_with_the_same_seed_only() -> None:
@@ -267,7 +356,28 @@ def test_without_noise_waveforms_stay_within_their_amplitude(seed: int, elapsed:
     clock.now += elapsed
     sample = source.sample(1.0)
     assert [item.sensor for item in sample] == list(WAVEFORMS)
-    for sensor, unit, value in sample:
+    for sensor, unit, value, _ in sample:
         wave = WAVEFORMS[sensor]
         assert unit == wave.unit
         assert abs(value - wave.middle) <= wave.amplitude + 1e-9
+
+
+def test_channels_multiply_the_sensors() -> None:
+    source = SimulatedSource(SimulatedOptions(channels=3, sensors=("battery_volts",)), Clock())
+    assert [item.sensor for item in source.sample(1.0)] == ["battery_volts_1", "battery_volts_2", "battery_volts_3"]
+
+
+def test_it_fails_stalls_and_bursts_when_it_is_told_to() -> None:
+    naps: list[float] = []
+    options = SimulatedOptions(
+        fail_every=3, stall_every=2, stall_seconds=7.0, burst_every=4, burst_series=10, sensors=("battery_volts",)
+    )
+    source = SimulatedSource(options, Clock(), naps.append)
+    sizes: list[int] = []
+    for _ in range(4):
+        try:
+            sizes.append(len(list(source.sample(1.0))))
+        except SimulatedFailure:
+            sizes.append(-1)
+    assert sizes == [1, 1, -1, 11]
+    assert naps == [7.0, 7.0]

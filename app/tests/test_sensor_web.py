@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from sensor_helpers import GOOD, Clock, Scripted, sampler_of
-from sensor_service import __version__
-from sensor_service.metrics import Metrics
+from sensor_service import __version__, web
+from sensor_service import metrics as metrics_module
+from sensor_service.metrics import OWN_SECONDS, Metrics
+from sensor_service.readings import Family, Measurement
 from sensor_service.sampler import Sampler, SourceSampler
 from sensor_service.web import create_app
 
@@ -20,7 +25,8 @@ NAMES = {
     "sensor_requests",
     "sensor_failed",
     "sensor_queue_depth",
-    "sensor_cpu_spike_seconds",
+    "sensor_readings_dropped",
+    "sensor_source_stale",
     "sensor_loop_iterations",
     "sensor_scrape_duration_seconds",
     "sensor_reading",
@@ -35,8 +41,10 @@ class Bench:
     def __init__(self) -> None:
         self.clock = Clock()
         self.arm = sampler_of(Scripted([GOOD], OSError("no bus")), "arm", clock=self.clock)
-        self.leg = sampler_of(Scripted([GOOD._replace(value=1.5), ("load", 'a"b\\', 2)]), "leg", clock=self.clock)
-        self.metrics = Metrics()
+        self.leg = sampler_of(
+            Scripted([GOOD._replace(value=1.5), Measurement("load", 'a"b\\', 2)]), "leg", clock=self.clock
+        )
+        self.metrics = Metrics(clock=self.clock)
         self.client: FlaskClient = create_app(Sampler([self.arm, self.leg]), self.metrics).test_client()
 
     def sample(self, *sources: SourceSampler) -> None:
@@ -44,6 +52,7 @@ class Bench:
             source.sample()
 
     def scrape(self, accept: str | None = None) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        self.clock.now += OWN_SECONDS  # or its own counters are those of the last scrape
         response = self.client.get("/metrics", headers={"Accept": accept} if accept else {})
         assert response.status_code == 200
         parse = parser if response.content_type.startswith("text/plain") else openmetrics_parser
@@ -78,7 +87,7 @@ def test_index(bench: Bench) -> None:
         "last_sample_timestamp": None,
     }
     assert leg["state"] == "ok"
-    assert set(seen["links"].values()) == {"/", "/sensor", "/metrics", "/healthz", "/readyz"}
+    assert set(seen["links"].values()) == {"/", "/sensor", "/metrics", "/healthz", "/readyz", "/openapi.json"}
     for link in seen["links"].values():
         assert bench.client.get(link).status_code in (200, 503)
 
@@ -126,7 +135,7 @@ def test_sensor_gives_history(bench: Bench) -> None:
 )
 def test_a_bad_parameter_is_named(bench: Bench, query: str, parameter: str) -> None:
     response = bench.client.get(f"/sensor?{query}")
-    assert response.status_code == 400
+    assert response.status_code == (404 if parameter == "source" else 400)
     assert response.json["parameter"] == parameter
     assert parameter in response.json["error"]
     assert len(response.data) < 300
@@ -176,7 +185,6 @@ def test_metrics_say_what_happened(bench: Bench, accept: str | None) -> None:
     assert value(seen, "sensor_requests_total", path="/metrics", method="POST", code="405") == 1
     assert value(seen, "sensor_requests_total", path="/metrics", method="GET", code="200") == 1
     assert value(seen, "sensor_scrape_duration_seconds_count") == 1
-    assert value(seen, "sensor_cpu_spike_seconds_count") == 0
     assert any(name == "sensor_build_info" and ("version", __version__) in labels for name, labels in seen)
     names = {name for name, _ in seen}
     assert "process_resident_memory_bytes" in names
@@ -207,6 +215,7 @@ def test_content_negotiation(bench: Bench, accept: str | None, expected: str) ->
 
 
 def test_every_family_has_help_and_the_fixed_names(bench: Bench) -> None:
+    bench.sample()
     families = list(parser.text_string_to_metric_families(bench.client.get("/metrics").text))
     assert {family.name for family in families} >= NAMES
     assert all(family.documentation for family in families)
@@ -219,21 +228,6 @@ def test_a_stale_source_has_no_readings(bench: Bench) -> None:
     seen = bench.scrape()
     assert not [key for key in seen if key[0] == "sensor_reading"]
     assert value(seen, "sensor_source_up", source="arm") == 0
-
-
-def test_readings_are_rendered_once_per_sample_in_each_format(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered: list[object] = []
-    from sensor_service import metrics  # noqa: PLC0415  (what is patched)
-
-    collect = metrics._Sampled.collect
-    monkeypatch.setattr(metrics._Sampled, "collect", lambda self: rendered.append(self) or collect(self))
-    for _ in range(3):
-        bench.scrape()
-        bench.scrape(OPENMETRICS)
-    assert len(rendered) == 2
-    bench.sample(bench.leg)
-    bench.scrape()
-    assert len(rendered) == 3
 
 
 @pytest.mark.parametrize(("method", "path", "code"), [("GET", "/x", 404), ("DELETE", "/sensor", 405)])
@@ -258,3 +252,119 @@ def test_two_apps_share_nothing() -> None:
     first, second = Bench(), Bench()
     first.client.get("/healthz")
     assert value(second.scrape(), "sensor_requests_total", path="/healthz", method="GET", code="200") is None
+
+
+def test_a_family_is_rendered_under_its_own_name_with_its_own_labels() -> None:
+    memory = Family("container_memory_rss", "gauge", "bytes", "Anonymous memory.", ("name",))
+    oom = Family("container_oom_events_total", "counter", "events", "Kills.", ("name",))
+    energy = Family("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "unknown", "mJ", "Energy.", ("gpu",))
+
+    class Named(Scripted):
+        families = (memory, oom, energy)
+
+    source = sampler_of(
+        Named([memory.measure(5, "a"), memory.measure(6, "b"), oom.measure(1, "a"), energy.measure(7, "0"), GOOD])
+    )
+    source.sample()
+    metrics = Metrics()
+    for as_openmetrics, parse in ((False, parser), (True, openmetrics_parser)):
+        text = metrics.render([source.snapshot()], as_openmetrics)[0].decode()
+        families = {family.name: family for family in parse.text_string_to_metric_families(text)}
+        samples = {
+            (one.name, *sorted(one.labels.values())): one.value
+            for family in families.values()
+            for one in family.samples
+        }
+        assert samples["container_memory_rss", "a"] == 5
+        assert samples["container_memory_rss", "b"] == 6
+        assert samples["container_oom_events_total", "a"] == 1
+        assert samples["DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "0"] == 7
+        assert samples["sensor_reading", GOOD.unit, "probe", GOOD.sensor] == 21.5
+        assert families["container_oom_events"].type == "counter"
+
+
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=20).filter(str.isprintable),
+        st.floats(allow_nan=False, allow_infinity=False),
+        max_size=5,
+    )
+)
+def test_every_accepted_reading_survives_both_formats(sensors: dict[str, float]) -> None:
+    source = sampler_of(Scripted([Measurement(sensor, "volts", value) for sensor, value in sensors.items()]))
+    source.sample()
+    for as_openmetrics, parse in ((False, parser), (True, openmetrics_parser)):
+        text = Metrics().render([source.snapshot()], as_openmetrics)[0].decode()
+        seen = {
+            one.labels["sensor"]: one.value
+            for family in parse.text_string_to_metric_families(text)
+            for one in family.samples
+            if one.name == "sensor_reading"
+        }
+        assert seen == sensors
+
+
+def test_each_family_is_one_group_whichever_sources_it_is_from(bench: Bench) -> None:
+    bench.sample()
+    text = bench.client.get("/metrics").text
+    heads = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(heads) == len(set(heads))
+
+
+def test_only_the_source_with_a_new_sample_is_rendered_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[str] = []
+    families = metrics_module._families
+    monkeypatch.setattr(
+        metrics_module, "_families", lambda snapshot: rendered.append(snapshot.name) or families(snapshot)
+    )
+    for _ in range(3):
+        bench.scrape()
+        bench.scrape(OPENMETRICS)
+    assert rendered == ["arm", "leg"] * 2
+    bench.sample(bench.leg)
+    bench.scrape()
+    assert rendered[4:] == ["leg"]
+
+
+def test_its_own_counters_are_never_older_than_promised(bench: Bench) -> None:
+    def requests() -> float | None:
+        samples = parser.text_string_to_metric_families(bench.client.get("/metrics").text)
+        return next(
+            (one.value for family in samples for one in family.samples if one.labels.get("path") == "/healthz"), None
+        )
+
+    requests()
+    bench.client.get("/healthz")
+    assert requests() is None
+    bench.clock.now += OWN_SECONDS
+    assert requests() == 1
+
+
+def test_the_latest_readings_are_rendered_once_per_sample(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[str] = []
+    reading = web._reading
+    monkeypatch.setattr(web, "_reading", lambda item: rendered.append(item.source) or reading(item))
+    bench.sample()
+    for _ in range(3):
+        bench.client.get("/sensor")
+    assert rendered == ["arm", "leg", "leg"]
+    bench.sample(bench.leg)
+    assert len(bench.client.get("/sensor").json["readings"]) == 3
+    assert rendered[3:] == ["leg", "leg"]
+
+
+def test_debug_is_off_unless_enabled(bench: Bench) -> None:
+    assert bench.client.get("/debug").status_code == 404
+    client = create_app(Sampler([bench.arm]), bench.metrics, debug=True).test_client()
+    bench.sample(bench.arm)
+    seen = client.get("/debug").json
+    assert seen["sources"][0]["iterations"] == 1
+    (this,) = [thread for thread in seen["threads"] if thread["name"] == threading.current_thread().name]
+    assert any("test_debug_is_off_unless_enabled" in line for line in this["stack"])
+
+
+def test_the_description_names_every_route_and_the_version(bench: Bench) -> None:
+    client = create_app(Sampler([bench.arm]), bench.metrics, debug=True).test_client()
+    described = client.get("/openapi.json").json
+    assert described["info"]["version"] == __version__
+    assert set(described["paths"]) == set(client.get("/").json["links"].values())

@@ -1,11 +1,12 @@
-"""The configuration: one TOML file and two environment variables, checked whole before anything starts."""
+"""The configuration: one TOML file and a few environment variables, checked whole before anything starts."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from .options import ConfigError, option, parse_table, show
 from .sources import SOURCES, source_class
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-ENVIRONMENT = {"SENSOR_LISTEN": "listen", "SENSOR_LOG_LEVEL": "log_level"}
+ENVIRONMENT = {"SENSOR_LISTEN": "listen", "SENSOR_LOG_LEVEL": "log_level", "SENSOR_DEBUG": "debug"}
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", re.ASCII)
 
@@ -24,6 +25,10 @@ def split_listen(listen: str) -> tuple[str, int]:
     if not match or int(match[2]) > 65535:
         raise ValueError(listen)
     return match[1].strip("[]"), int(match[2])
+
+
+def _from_environment(key: str, text: str) -> Any:
+    return {"true": True, "false": False}.get(text, text) if key == "debug" else text
 
 
 def _is_listen(value: str) -> bool:
@@ -42,6 +47,7 @@ class _Service:
         allowed='"host:port" or "[ipv6]:port" with a port from 0 to 65535 (0 takes any free one)',
     )
     log_level: str = option("WARNING", choices=LOG_LEVELS)
+    debug: bool = option(False)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class _Source:
     )
     interval_seconds: float = option(1.0, minimum=0.1, maximum=3600)
     timeout_seconds: float = option(1.0, minimum=0.05, maximum=600)
+    max_series: int = option(500, minimum=1, maximum=10_000)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class SourceConfig:
     name: str
     interval_seconds: float
     timeout_seconds: float
+    max_series: int
     options: Any
 
 
@@ -73,6 +81,7 @@ class Config:
 
     listen: str
     log_level: str
+    debug: bool
     sources: tuple[SourceConfig, ...]
 
 
@@ -90,7 +99,7 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Config:
         if variable not in environment:
             continue
         found: list[str] = []
-        overrides[key] = environment[variable]
+        overrides[key] = _from_environment(key, environment[variable])
         parse_table(_Service, {key: overrides[key]}, "", found)
         errors += [f"environment: {variable}{error.removeprefix(key)}" for error in found]
     if errors or config is None:
@@ -117,15 +126,24 @@ def _parse(table: Mapping[str, Any], errors: list[str]) -> Config | None:
         errors.append(f"sources = {show(tables)}: must be at least one [[sources]] table")
         return None
     sources = [_parse_source(item, f"sources[{index}]", errors) for index, item in enumerate(tables)]
-    names: set[str] = set()
-    for index, source in enumerate(sources):
-        if source and source.name in names:
-            errors.append(f"sources[{index}].name = {show(source.name)}: taken by another source")
-        elif source:
-            names.add(source.name)
+    _check_together(sources, errors)
     if service is None or errors:
         return None
-    return Config(service.listen, service.log_level, tuple(filter(None, sources)))
+    return Config(service.listen, service.log_level, service.debug, tuple(filter(None, sources)))
+
+
+def _check_together(sources: Sequence[SourceConfig | None], errors: list[str]) -> None:
+    names: set[str] = set()
+    types: set[str] = set()
+    for index, source in enumerate(sources):
+        if source is None:
+            continue
+        if source.name in names:
+            errors.append(f"sources[{index}].name = {show(source.name)}: taken by another source")
+        if source.type in types and source_class(source.type).single:
+            errors.append(f"sources[{index}].type = {show(source.type)}: may occur once, its metrics have fixed names")
+        names.add(source.name)
+        types.add(source.type)
 
 
 def _parse_source(table: Mapping[str, Any], where: str, errors: list[str]) -> SourceConfig | None:
@@ -136,8 +154,14 @@ def _parse_source(table: Mapping[str, Any], where: str, errors: list[str]) -> So
         return None
     if not isinstance(type_name, str) or type_name not in SOURCES:
         return None  # said above, and nobody knows which options it would have
-    options = parse_table(source_class(type_name).Options, options_table, f"{where}.options", errors)
+    found = source_class(type_name)
+    if found.extra and find_spec(found.extra[0]) is None:
+        package, extra = found.extra
+        errors.append(
+            f"{where}.type = {show(type_name)}: needs {package}, which is not here; install the extra {extra}"
+        )
+    options = parse_table(found.Options, options_table, f"{where}.options", errors)
     if source is None or options is None:
         return None
     name = source.name or source.type
-    return SourceConfig(source.type, name, source.interval_seconds, source.timeout_seconds, options)
+    return SourceConfig(source.type, name, source.interval_seconds, source.timeout_seconds, source.max_series, options)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
-from .cpu import CpuSpikes
-from .readings import Measurement, Reading, accept
+from .readings import Accepted, Family, Intake, Reading
 from .sources import Source
 
 BUFFER_SIZE = 500  # readings per source
@@ -38,6 +37,7 @@ class Snapshot:
     """A source at one moment. ``generation`` changes with every change of the rest, ``state`` aside.
 
     ``timestamp`` is that of the last good sample in seconds since the epoch, 0 before the first.
+    ``duration_seconds`` is what the last call that ended took, ``running_seconds`` the age of the one under way.
     """
 
     name: str
@@ -46,9 +46,13 @@ class Snapshot:
     error: str | None
     timestamp: float
     readings: tuple[Reading, ...]
+    families: tuple[Family, ...]
     iterations: int
     failed: int
+    dropped: int
     queue_depth: int
+    duration_seconds: float
+    running_seconds: float | None
     generation: int
 
 
@@ -63,6 +67,7 @@ class SourceSampler:
         source: Source,
         interval_seconds: float,
         timeout_seconds: float,
+        max_series: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -70,17 +75,22 @@ class SourceSampler:
         self._source = source
         self._interval = interval_seconds
         self._timeout = timeout_seconds
+        self._max_series = max_series
         self._clock = clock
+        self._intake = Intake(name, source.families, max_series)
         self._lock = threading.Lock()
         # Everything below is guarded by the lock.
         self._history: deque[Reading] = deque(maxlen=BUFFER_SIZE)
         self._latest: tuple[Reading, ...] = ()
         self._sampled_at: float | None = None
         self._timestamp = 0.0
-        self._call_started: float | None = None
+        self._call_started: float | None = None  # None again once it is over its budget
+        self._running_since: float | None = None
+        self._duration = 0.0
         self._error: str | None = None
         self._iterations = 0
         self._failed = 0
+        self._dropped = 0
         self._generation = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -102,26 +112,26 @@ class SourceSampler:
 
     def sample(self) -> None:
         """Ask the source once and keep what is sound of its answer."""
+        started = self._clock()
         with self._lock:
-            self._call_started = self._clock()
-            self._iterations += 1
-            self._generation += 1
-        readings: tuple[Reading, ...] = ()
+            self._call_started = self._running_since = started
+        sample = Accepted((), 0, None)
         try:
-            measurements: Iterable[Measurement] = self._source.sample(self._timeout)
-            readings, problem = accept(measurements, self.name, time.time())
+            sample = self._intake.accept(self._source.sample(self._timeout), time.time())
         except Exception as error:  # noqa: BLE001  (whatever a source raises is a failed sample, no more)
-            problem = f"{type(error).__name__}: {error}"
+            sample = sample._replace(problem=f"{type(error).__name__}: {error}")
         self.check_timeout()
         with self._lock:
+            self._duration, self._running_since = self._clock() - started, None
             if self._call_started is None:
                 return  # too late: counted as failed, and the values are old
             self._call_started = None
-            if problem is None or readings:
-                self._latest = readings
-                self._history.extend(readings)
+            if sample.problem is None or sample.readings:
+                self._latest = sample.readings
+                self._history.extend(sample.readings)
                 self._sampled_at, self._timestamp = self._clock(), time.time()
-            self._conclude(problem)
+            self._drop(sample.dropped)
+            self._conclude(sample.problem)
 
     def check_timeout(self) -> None:
         """Count the running call as failed, once, if it is over its budget. Called from another thread."""
@@ -131,6 +141,12 @@ class SourceSampler:
                 self._call_started = None
                 self._conclude(f"no answer within {self._timeout:g} s")
 
+    def _drop(self, number: int) -> None:
+        if number and not self._dropped:
+            fields = {"source": self.name, "dropped": number, "max_series": self._max_series}
+            log.warning("source has more series than max_series; the excess is dropped", extra={"fields": fields})
+        self._dropped += number
+
     def _conclude(self, problem: str | None) -> None:
         fields = {"source": self.name, "error": problem}
         if problem and not self._error:
@@ -138,6 +154,7 @@ class SourceSampler:
         elif self._error and not problem:
             log.warning("source works again", extra={"fields": {"source": self.name}})
         self._error = problem and problem[:200]
+        self._iterations += 1
         self._failed += problem is not None
         self._generation += 1
 
@@ -151,9 +168,13 @@ class SourceSampler:
                 error=self._error,
                 timestamp=self._timestamp,
                 readings=self._latest,
+                families=self._source.families,
                 iterations=self._iterations,
                 failed=self._failed,
+                dropped=self._dropped,
                 queue_depth=len(self._history),
+                duration_seconds=self._duration,
+                running_seconds=None if self._running_since is None else self._clock() - self._running_since,
                 generation=self._generation,
             )
 
@@ -171,16 +192,14 @@ class SourceSampler:
 
 
 class Sampler:
-    """All sources, and the thread that watches over them and over the process's own CPU time."""
+    """All sources, and the thread that watches over their time limits."""
 
     def __init__(
         self,
         sources: Sequence[SourceSampler],
-        on_cpu_spike: Callable[[float], None] = lambda _seconds: None,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         self._sources = {source.name: source for source in sources}
-        self._on_cpu_spike = on_cpu_spike
         self._check_seconds = check_seconds
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -219,8 +238,6 @@ class Sampler:
         return readings[:limit]
 
     def _watch(self) -> None:
-        spikes = CpuSpikes(self._on_cpu_spike, time.monotonic(), time.process_time())
         while not self._stop.wait(self._check_seconds):
             for source in self._sources.values():
                 source.check_timeout()
-            spikes.check(time.monotonic(), time.process_time())

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
+import threading
 import time
+from importlib import resources
+from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.datastructures import MIMEAccept
@@ -12,7 +17,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from . import __version__
 from .metrics import Metrics
-from .sampler import BUFFER_SIZE, Sampler, State
+from .readings import Reading
+from .sampler import BUFFER_SIZE, Sampler, Snapshot, State
 
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 
@@ -20,19 +26,23 @@ log = logging.getLogger(__name__)
 
 
 class BadParameter(Exception):
-    """A query parameter that cannot be used."""
+    """A query parameter that cannot be used, and the HTTP status that says so."""
 
-    def __init__(self, parameter: str, message: str) -> None:
+    def __init__(self, parameter: str, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.parameter = parameter
+        self.status = status
 
 
-def create_app(sampler: Sampler, metrics: Metrics) -> Flask:
+def create_app(sampler: Sampler, metrics: Metrics, debug: bool = False) -> Flask:
     """Make the WSGI application. Nothing is shared between two of them."""
     app = Flask("sensor_service", static_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # or //metrics is answered with a redirect in HTML
     _add_routes(app, sampler, metrics, started=time.monotonic())
+    if debug:
+        _add_debug(app, sampler)
     _add_errors(app)
 
     @app.after_request
@@ -45,6 +55,8 @@ def create_app(sampler: Sampler, metrics: Metrics) -> Flask:
 
 
 def _add_routes(app: Flask, sampler: Sampler, metrics: Metrics, started: float) -> None:
+    latest = _Latest()
+
     @app.get("/")
     def index() -> Response:
         return jsonify(
@@ -68,15 +80,21 @@ def _add_routes(app: Flask, sampler: Sampler, metrics: Metrics, started: float) 
     def sensor() -> Response:
         names, limit = _parameters(sampler)
         if limit is not None:
-            readings = sampler.history(names, limit)
+            body = ", ".join(map(_reading, sampler.history(names, limit)))
         else:
-            readings = [item for one in sampler.snapshots() if one.name in names for item in one.readings]
-        return jsonify(readings=[reading._asdict() for reading in readings])
+            body = ", ".join(filter(None, (latest.render(one) for one in sampler.snapshots() if one.name in names)))
+        return Response(f'{{"readings": [{body}]}}\n', content_type="application/json")
 
     @app.get("/metrics", endpoint="metrics")
     def scrape() -> Response:
         body, content_type = metrics.render(sampler.snapshots(), _wants_openmetrics(request.accept_mimetypes))
         return Response(body, content_type=content_type, headers={"Vary": "Accept"})
+
+    @app.get("/openapi.json")
+    def openapi() -> Response:
+        description = json.loads(resources.files(__package__).joinpath("openapi.json").read_text(encoding="utf-8"))
+        description["info"]["version"] = __version__
+        return jsonify(description)
 
     @app.get("/healthz")
     def healthz() -> Response:
@@ -91,10 +109,63 @@ def _add_routes(app: Flask, sampler: Sampler, metrics: Metrics, started: float) 
         return jsonify(status="not ready", sources=sources), 503
 
 
+def _add_debug(app: Flask, sampler: Sampler) -> None:
+    @app.get("/debug")
+    def debug() -> Response:
+        frames = sys._current_frames()
+        return jsonify(
+            threads=[
+                {"name": thread.name, "stack": _stack(frames.get(thread.ident or 0))}
+                for thread in threading.enumerate()
+            ],
+            sources=[
+                {
+                    "name": source.name,
+                    "state": source.state,
+                    "error": source.error,
+                    "iterations": source.iterations,
+                    "failed": source.failed,
+                    "dropped": source.dropped,
+                    "series": len(source.readings),
+                    "queue_depth": source.queue_depth,
+                    "last_sample_seconds": source.duration_seconds,
+                    "running_seconds": source.running_seconds,
+                }
+                for source in sampler.snapshots()
+            ],
+        )
+
+
+def _stack(frame: Any) -> list[str]:
+    stack = []
+    while frame:
+        stack.append(f"{frame.f_globals.get('__name__')}:{frame.f_lineno} {frame.f_code.co_name}")
+        frame = frame.f_back
+    return stack
+
+
+class _Latest:
+    """The latest readings of each source as JSON, rendered once per sample."""
+
+    def __init__(self) -> None:
+        self._rendered: dict[str, tuple[int, str]] = {}
+
+    def render(self, snapshot: Snapshot) -> str:
+        generation, text = self._rendered.get(snapshot.name, (None, ""))
+        if generation != snapshot.generation:
+            text = ", ".join(map(_reading, snapshot.readings))
+            self._rendered[snapshot.name] = (snapshot.generation, text)
+        return text
+
+
+def _reading(reading: Reading) -> str:
+    return json.dumps(reading._asdict() | {"labels": dict(reading.labels)})
+
+
 def _add_errors(app: Flask) -> None:
     @app.errorhandler(BadParameter)
     def bad_parameter(error: BadParameter) -> tuple[Response, int]:
-        return jsonify(error=str(error), parameter=error.parameter), 400
+        return jsonify(error=str(error), parameter=error.parameter), error.status
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> BaseResponse:
@@ -138,7 +209,7 @@ def _source_parameter(value: str | None, sampler: Sampler) -> tuple[str, ...]:
     if value is None:
         return sampler.names
     if value not in sampler.names:
-        raise BadParameter("source", f"source={value:.50} is unknown; known: {', '.join(sampler.names)}")
+        raise BadParameter("source", f"source={value:.50} is unknown; known: {', '.join(sampler.names)}", 404)
     return (value,)
 
 
