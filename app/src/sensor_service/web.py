@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
@@ -80,10 +81,11 @@ def _add_routes(app: Flask, sampler: Sampler, metrics: Metrics, started: float) 
     def sensor() -> Response:
         names, limit = _parameters(sampler)
         if limit is not None:
-            body = ", ".join(map(_reading, sampler.history(names, limit)))
+            parts = [_json(sampler.history(names, limit))]
         else:
-            body = ", ".join(filter(None, (latest.render(one) for one in sampler.snapshots() if one.name in names)))
-        return Response(f'{{"readings": [{body}]}}\n', content_type="application/json")
+            parts = [latest.render(snapshot) for snapshot in sampler.snapshots() if snapshot.name in names]
+        body = b", ".join(filter(None, parts))
+        return Response(b'{"readings": [' + body + b"]}\n", content_type="application/json")
 
     @app.get("/metrics", endpoint="metrics")
     def scrape() -> Response:
@@ -148,18 +150,19 @@ class _Latest:
     """The latest readings of each source as JSON, rendered once per sample."""
 
     def __init__(self) -> None:
-        self._rendered: dict[str, tuple[int, str]] = {}
+        self._rendered: dict[str, tuple[int, bytes]] = {}
 
-    def render(self, snapshot: Snapshot) -> str:
-        generation, text = self._rendered.get(snapshot.name, (None, ""))
+    def render(self, snapshot: Snapshot) -> bytes:
+        generation, text = self._rendered.get(snapshot.name, (None, b""))
         if generation != snapshot.generation:
-            text = ", ".join(map(_reading, snapshot.readings))
+            text = _json(snapshot.readings)
             self._rendered[snapshot.name] = (snapshot.generation, text)
         return text
 
 
-def _reading(reading: Reading) -> str:
-    return json.dumps(reading._asdict() | {"labels": dict(reading.labels)})
+def _json(readings: Iterable[Reading]) -> bytes:
+    """The items of a list, without its brackets."""
+    return ", ".join(json.dumps(item._asdict() | {"labels": dict(item.labels)}) for item in readings).encode()
 
 
 def _add_errors(app: Flask) -> None:
