@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import parser
 from sensor_helpers import SOURCE, eventually, serving, start
 from sensor_service import __version__, cli
 from sensor_service.http_server import HttpServer
@@ -157,3 +160,71 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"sensor_service {__version__}\n"
+
+
+MISBEHAVING = """
+[[sources]]
+type = "simulated"
+name = "good"
+interval_seconds = 0.1
+[[sources]]
+type = "simulated"
+name = "failing"
+interval_seconds = 0.1
+[sources.options]
+fail_every = 2
+[[sources]]
+type = "simulated"
+name = "hanging"
+interval_seconds = 0.1
+timeout_seconds = 0.1
+[sources.options]
+stall_every = 2
+[[sources]]
+type = "simulated"
+name = "bursting"
+interval_seconds = 0.1
+max_series = 20
+[sources.options]
+burst_every = 2
+"""
+
+
+def test_sources_that_fail_hang_and_burst_harm_nothing_but_themselves(tmp_path: Path) -> None:
+    file = tmp_path / "sensor.toml"
+    file.write_text(MISBEHAVING)
+    with serving(SENSOR_CONFIG=str(file)) as (process, address):
+
+        def scrape() -> dict[tuple[str, str], float]:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as response:
+                text = response.read().decode()
+            return {
+                (sample.name, sample.labels["source"]): sample.value
+                for family in parser.text_string_to_metric_families(text)
+                for sample in family.samples
+                if "source" in sample.labels
+            }
+
+        def all_seen() -> bool:
+            seen = scrape()
+            return (
+                seen["sensor_failed_total", "failing"] >= 3
+                and seen["sensor_failed_total", "hanging"] >= 1
+                and seen["sensor_readings_dropped_total", "bursting"] >= 1000
+                and seen["sensor_source_stale", "hanging"] == 1
+            )
+
+        eventually(all_seen)
+        before = scrape()
+        loops = ("sensor_loop_iterations_total", "good")
+        eventually(lambda: scrape()[loops] > before[loops])
+        seen = scrape()
+        assert (seen["sensor_failed_total", "good"], seen["sensor_source_up", "good"]) == (0, 1)
+        assert seen["sensor_queue_depth", "bursting"] <= 500
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"http://{address}/readyz", timeout=5)
+        assert [one["name"] for one in json.load(caught.value)["sources"]] == ["hanging"]
+        started = time.monotonic()
+        process.terminate()
+        assert process.wait(5) == 0
+        assert time.monotonic() - started < 1

@@ -381,3 +381,31 @@ def test_it_fails_stalls_and_bursts_when_it_is_told_to() -> None:
             sizes.append(-1)
     assert sizes == [1, 1, -1, 11]
     assert naps == [7.0, 7.0]
+
+
+OUTCOMES = {
+    "good": [GOOD],
+    "many": [GOOD._replace(sensor=f"s{number}") for number in range(200)],
+    "nothing": [],
+    "raises": OSError("no bus"),
+    "nonsense": [GOOD, "text", GOOD._replace(sensor="b", value=math.nan)],
+    "no list": None,
+}
+
+
+@given(st.lists(st.sampled_from(sorted(OUTCOMES)), min_size=1, max_size=30))
+def test_whatever_a_source_does_the_counters_add_up_and_the_buffer_holds_the_newest(script: list[str]) -> None:
+    source = sampler_of(Scripted(*(OUTCOMES[name] for name in script)))
+    accepted: list[str] = []
+    latest: list[str] = []
+    for name in script:
+        source.sample()
+        if name in ("good", "many", "nothing", "nonsense"):
+            latest = [item.sensor for item in OUTCOMES[name] if isinstance(item, Measurement) and item.sensor != "b"]
+            accepted += latest
+    seen = source.snapshot()
+    assert seen.iterations == len(script)
+    assert seen.failed == sum(name in ("raises", "nonsense", "no list") for name in script)
+    assert [reading.sensor for reading in source.history()] == accepted[-BUFFER_SIZE:]
+    assert seen.queue_depth == min(len(accepted), BUFFER_SIZE)
+    assert [reading.sensor for reading in seen.readings] == latest
