@@ -99,10 +99,13 @@ def test_a_client_that_asks_and_does_not_read_is_cut_off(address: str) -> None:
     assert answered < 100 * size
 
 
-def test_idle_connections_hold_nobody_else_up(address: str) -> None:
-    idle = [connect(address) for _ in range(http_server.CONNECTIONS // 2)]
+def test_idle_connections_keep_nobody_out(address: str) -> None:
+    idle = [connect(address) for _ in range(http_server.MOST_CONNECTIONS + 50)]
     try:
         assert "ok" in get(address, "/healthz")
+        assert idle[0].recv(1) == b""  # the oldest had to go
+        idle[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in idle[-1].recv(4096)
     finally:
         for client in idle:
             client.close()

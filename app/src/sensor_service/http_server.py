@@ -1,7 +1,8 @@
 """The HTTP server: waitress, held to a footprint that no client can grow.
 
 What one client can hold is bounded: a request by MAX_REQUEST_BYTES, what it has asked for and does not read by
-MAX_UNREAD_BYTES and one answer, an idle connection by IDLE_SECONDS, and the number of connections.
+MAX_UNREAD_BYTES and one answer, an idle connection by IDLE_SECONDS. Of more than CONNECTIONS those that were quiet
+for longest are closed every second: idle clients keep nobody out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from .metrics import Metrics
 
 THREADS = 4
 CONNECTIONS = 100
+QUIET_SECONDS = 1.0  # or the connection of a client that is about to ask would be closed
+MOST_CONNECTIONS = 500  # until then, and if none of them is quiet; more have to wait
 IDLE_SECONDS = 30
 STOP_SECONDS = 0.3  # for requests that are being answered
 MAX_REQUEST_BYTES = 64 * 1024  # nothing here takes a body; waitress would spool a large one to a file
@@ -44,14 +47,14 @@ class HttpServer:
                 app,
                 sockets=[listener],
                 threads=THREADS,
-                connection_limit=CONNECTIONS,
-                channel_timeout=IDLE_SECONDS,
-                cleanup_interval=IDLE_SECONDS // 3,
+                connection_limit=MOST_CONNECTIONS,
+                cleanup_interval=1,
                 ident=None,
                 max_request_body_size=MAX_REQUEST_BYTES,
                 max_request_header_size=MAX_REQUEST_BYTES,
             ),
         )
+        self._server.maintenance = self._close_idle
         self._server.channel_class = type("Channel", (_Channel,), {"metrics": metrics})
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
@@ -72,6 +75,14 @@ class HttpServer:
             log.exception("the HTTP server failed")
         finally:
             self._on_end()
+
+    def _close_idle(self, now: float) -> None:
+        channels = self._server.active_channels.values()
+        excess = len(channels) - CONNECTIONS
+        idle = sorted((item for item in channels if not item.requests), key=lambda item: item.last_activity)
+        for position, channel in enumerate(idle):
+            if now - channel.last_activity > (QUIET_SECONDS if position < excess else IDLE_SECONDS):
+                channel.will_close = True
 
     def _close(self) -> None:
         # Runs in the server's own thread: its loop ends when nothing is left open.
