@@ -40,6 +40,13 @@ options:
         with a folder C(wheels) that is added.
     type: path
     required: true
+  extras:
+    description:
+      - Optional dependencies to have in the image. The lock of each, C(requirements-<extra>.txt) in the context, is
+        appended to C(requirements.txt).
+    type: list
+    elements: str
+    default: []
   fallback:
     description: The base to make where no registry can be reached.
     type: dict
@@ -84,6 +91,7 @@ EXAMPLES = r"""
     version: 0.1.0
     arch: x86_64
     context: app
+    extras: [mqtt]
     fallback: {suite: trixie, packages: [python3, dash, coreutils, base-files]}
     pip: [python3, -m, pip]
     pip_lock: requirements.txt
@@ -118,6 +126,7 @@ ARGUMENTS = {
     "version": {"type": "str", "required": True},
     "arch": {"type": "str", "choices": ["x86_64", "aarch64"], "required": True},
     "context": {"type": "path", "required": True},
+    "extras": {"type": "list", "elements": "str", "default": []},
     "fallback": {
         "type": "dict",
         "options": {
@@ -144,6 +153,7 @@ def main() -> None:
         pip_lock=Path(given["pip_lock"]),
         fallback=Fallback(fallback["suite"], tuple(fallback["packages"])) if fallback else None,
         source=given["source"],
+        extras=tuple(given["extras"]),
     )
     try:
         built = ensure(Store(Path(given["store"])), image, dry_run=module.check_mode)

@@ -9,9 +9,11 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from jinja2 import Environment
 from roverwatch import images
 from roverwatch.images import BuildError, Fallback, Image
 from roverwatch.sources import UnreachableSource
@@ -39,6 +41,8 @@ def context(tmp_path: Path) -> Path:
     for name, text in {
         "Dockerfile": DOCKERFILE,
         "requirements.txt": "flask==3.1.3 --hash=sha256:00\n",
+        "requirements-gpu.txt": "nvidia-ml-py==13 --hash=sha256:01\n",
+        "requirements-mqtt.txt": "paho-mqtt==2 --hash=sha256:02\n",
         "pyproject.toml": "",
         "README.md": "not copied",
         "src/pkg/__init__.py": "",
@@ -62,7 +66,8 @@ def image(context: Path) -> Image:
 
 def inputs(image: Image, base_id: str = "sha256:aa") -> str:
     dockerfile = images.read_dockerfile(image.context / "Dockerfile")
-    return images.inputs_of(image, images.context_files(image.context, dockerfile.copied), base_id)
+    files = images.context_files(image.context, [*dockerfile.copied, *images.extra_locks(image)])
+    return images.inputs_of(image, files, base_id)
 
 
 # --- what an image is made of
@@ -120,6 +125,25 @@ def test_what_is_not_copied_is_no_input(image: Image) -> None:
     (image.context / "src/pkg/__pycache__/__init__.pyc").write_text("changed")
     image.pip_lock.write_text(image.pip_lock.read_text().replace("pluggy==1", "pluggy==2"))
     assert inputs(image) == before
+
+
+def test_extras_are_inputs_whatever_their_order(image: Image) -> None:
+    both = replace(image, extras=("mqtt", "gpu"))
+    assert inputs(both) == inputs(replace(image, extras=("gpu", "mqtt", "gpu")))
+    assert images.extra_locks(replace(image, extras=("mqtt", "gpu", "mqtt"))) == images.extra_locks(both)
+    assert len({inputs(image), inputs(both), inputs(replace(image, extras=("mqtt",)))}) == 3
+    before = inputs(both), inputs(image)
+    (image.context / "requirements-gpu.txt").write_text("nvidia-ml-py==14 --hash=sha256:03\n")
+    assert (inputs(both) != before[0], inputs(image) == before[1]) == (True, True)
+
+
+def test_an_extra_that_is_not_there_is_named(image: Image) -> None:
+    with pytest.raises(BuildError) as caught:
+        images.extra_locks(replace(image, extras=("mqtt", "cuda")))
+    assert str(caught.value) == (
+        f"artifacts_sensor_extras has 'cuda', and {image.context} no requirements-cuda.txt; the extras there are: "
+        "gpu, mqtt (set in group_vars/all/artifacts.yml)"
+    )
 
 
 def test_the_pin_of_pip_is_taken_with_its_hashes(image: Image) -> None:
@@ -242,6 +266,13 @@ def test_a_changed_source_makes_an_image_old(tmp_path: Path, image: Image, local
     assert images.ensure(store, image, dry_run=True).changed
 
 
+def test_other_extras_make_an_image_old(tmp_path: Path, image: Image, local: dict[str, str]) -> None:
+    store = Store(tmp_path / "store")
+    stored(store, image, "python:3.13-alpine", "sha256:aa")
+    assert not images.ensure(store, image, dry_run=True).changed
+    assert images.ensure(store, replace(image, extras=("mqtt",)), dry_run=True).changed
+
+
 @pytest.fixture
 def no_registry(monkeypatch: pytest.MonkeyPatch, local: dict[str, str]) -> None:
     def refuse(name: str, arch: str) -> None:
@@ -350,23 +381,35 @@ def engine_answers() -> bool:
     return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.skipif(not engine_answers(), reason="needs a Docker engine and mmdebstrap")
-def test_a_real_build_of_another_image_leaves_nothing_behind(tmp_path: Path, context: Path) -> None:
-    """Builds on a real base that the engine already has; some 5 s."""
-    pinned = yaml.safe_load((TOP / "group_vars/all/artifacts.yml").read_text())["artifacts_images"][0]
-    fallback = Fallback(pinned["fallback"]["suite"], tuple(pinned["fallback"]["packages"]))
+def pinned_sensor() -> dict[str, Any]:
+    pinned = yaml.safe_load((TOP / "group_vars/all/artifacts.yml").read_text())["artifacts_images"]
+    (sensor,) = [image for image in pinned if image["name"] == "sensor"]
+    return dict(sensor)
+
+
+@pytest.fixture
+def real(context: Path) -> Image:
+    """An image on a real base that the engine already has."""
+    if not engine_answers():
+        pytest.skip("needs a Docker engine and mmdebstrap")
+    pinned = pinned_sensor()["fallback"]
+    fallback = Fallback(pinned["suite"], tuple(pinned["packages"]))
     if images.local_image(fallback.tag("x86_64"), "x86_64", fallback.recipe) is None:
         pytest.skip("the base is not in the engine; playbooks/artifacts.yml puts it there")
+    pip = (sys.executable, "-m", "pip")
+    return Image("test", "0", "x86_64", context, pip, TOP / "requirements.txt", fallback, "debian")
+
+
+def test_a_real_build_of_another_image_leaves_nothing_behind(tmp_path: Path, context: Path, real: Image) -> None:
+    """Some 5 s."""
     (context / "Dockerfile").write_text(
         "ARG BASE_IMAGE=python:0-none\nFROM ${BASE_IMAGE} AS build\nCOPY src/ /src/\nCOPY wheels/ /wheels/\n"
         "COPY requirements.txt ./\nRUN ls /wheels/pip-*.whl && touch /built\n"
         "FROM ${BASE_IMAGE}\nCOPY --from=build /built /built\n"
     )
     (context / "requirements.txt").write_text("")
-    lock = TOP / "requirements.txt"
-    image = Image("test", "0", "x86_64", context, (sys.executable, "-m", "pip"), lock, fallback, "debian")
     store = Store(tmp_path / "store")
-    built = images.ensure(store, image)
+    built = images.ensure(store, real)
     assert built.entry is not None
     store.verify(built.entry)
     assert re.fullmatch(r"localhost/roverwatch/test:0-[0-9a-f]{8}", built.entry.reference or "")
@@ -374,11 +417,67 @@ def test_a_real_build_of_another_image_leaves_nothing_behind(tmp_path: Path, con
     left = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
     assert "localhost/roverwatch/test" not in left
     assert (built.entry.image_id or "none") not in left
-    assert not images.ensure(store, image).changed
+    assert not images.ensure(store, real).changed
+
+
+CONFIG = """
+[[sources]]
+type = "gpu"
+options = {simulated_gpus = 8}
+[[sources]]
+type = "mqtt"
+"""
+SCRAPE = """
+import time, urllib.request
+while True:
+    time.sleep(0.2)
+    try:
+        text = urllib.request.urlopen("http://127.0.0.1:8000/metrics").read().decode()
+    except OSError:
+        continue
+    if "DCGM_FI_DEV_GPU_TEMP{" in text and 'sensor_loop_iterations_total{source="mqtt"}' in text:
+        break
+print(text)
+"""
+
+
+def test_the_sensors_image_has_the_extras_that_it_was_built_with(tmp_path: Path, real: Image) -> None:
+    """Builds the image of app/ on a real base and runs it as a robot does; some 30 s."""
+    image = replace(real, context=TOP / "app", extras=("gpu", "mqtt"))
+    store = Store(tmp_path / "store")
+    entry = images.ensure(store, image).entry
+    assert entry is not None
+    assert entry.reference is not None
+    (tmp_path / "config.toml").write_text(CONFIG)
+    tmp_path.chmod(0o755)
+
+    def docker(*arguments: str) -> str:
+        done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    docker("load", "--input", str(store.path(entry)))
+    try:
+        options = ["--network", "none", "--read-only", "--cap-drop", "all", "--memory", "80m"]
+        options += ["--volume", f"{tmp_path}/config.toml:/config.toml:ro", entry.reference]
+        assert docker("run", "--rm", *options, "--check-config", "/config.toml") == "/config.toml: ok"
+        container = docker("run", "--detach", *options, "--config", "/config.toml")
+        try:
+            text = docker("exec", container, "python3", "-c", SCRAPE)
+        finally:
+            docker("rm", "--force", container)  # with --rm its image would be in use for a moment longer
+        assert text.count("DCGM_FI_DEV_GPU_TEMP{") == 8
+    finally:
+        docker("image", "rm", entry.reference)
 
 
 def test_the_pinned_version_is_the_one_that_the_app_has() -> None:
-    pinned = yaml.safe_load((TOP / "group_vars/all/artifacts.yml").read_text())["artifacts_images"]
-    (sensor,) = [image for image in pinned if image["name"] == "sensor"]
+    sensor = pinned_sensor()
     app = (TOP / "app/src/sensor_service/__init__.py").read_text()
     assert re.search(r'^__version__ = "(.+)"$', app, re.MULTILINE)[1] == sensor["version"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("extras", "source"), [([], "auto"), (["mqtt"], "auto"), (["mqtt", "gpu"], "debian")])
+def test_an_image_for_gpus_has_glibc(extras: list[str], source: str) -> None:
+    template = Environment(autoescape=False).from_string(pinned_sensor()["source"])
+    assert template.render(artifacts_sensor_extras=extras, artifacts_source="auto") == source

@@ -1,9 +1,9 @@
 """How the artifact store gets an image: a build from a Dockerfile, without a network inside.
 
-The Dockerfile says which base it wants and what it copies; the store adds a folder ``wheels/`` with all of
-``requirements.txt`` for the base's own Python and C library. They are fetched on the controller and checked
-against the lock's hashes. An image is *current* while its inputs (files, lock, base) are the ones that it was
-built from; then neither a network nor a container engine is needed.
+The Dockerfile says which base it wants and what it copies; the store appends the locks of the chosen extras to
+``requirements.txt``, and adds a folder ``wheels/`` with all of that for the base's own Python and C library. They
+are fetched on the controller and checked against the lock's hashes. An image is *current* while its inputs (files,
+lock, base) are the ones that it was built from; then neither a network nor a container engine is needed.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Image:
     pip_lock: Path  # a requirements file that pins pip itself, with hashes
     fallback: Fallback | None
     source: str  # one of sources.SOURCES; "upstream" takes no fallback, "debian" nothing else
+    extras: tuple[str, ...] = ()  # optional dependencies, each with a lock of its own in the context
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} {self.arch}"
@@ -154,6 +155,18 @@ def context_files(context: Path, copied: Sequence[str]) -> list[Path]:
     return sorted(found)
 
 
+def extra_locks(image: Image) -> list[str]:
+    """The locks of the image's extras, in the context. Raises BuildError for an extra that has none."""
+    found = sorted(path.stem.partition("-")[2] for path in image.context.glob("requirements-*.txt"))
+    for extra in image.extras:
+        if extra not in found:
+            raise BuildError(
+                f"artifacts_{image.name}_extras has {extra!r}, and {image.context} no requirements-{extra}.txt; the "
+                f"extras there are: {', '.join(found) or 'none'} (set in {PINS})"
+            )
+    return [f"requirements-{extra}.txt" for extra in sorted(set(image.extras))]
+
+
 def pip_requirement(lock: Path) -> str:
     """The lines of a lock that pin pip itself, with its hashes. Raises BuildError when there are none."""
     lines = lock.read_text(encoding="utf-8").splitlines()
@@ -180,7 +193,7 @@ def inputs_of(image: Image, files: Sequence[Path], base_id: str) -> str:
 def ensure(store: Store, image: Image, dry_run: bool = False) -> Built:
     """Have the image in the store. Raises BuildError, SourceError or StoreError."""
     dockerfile = read_dockerfile(image.context / "Dockerfile")
-    files = context_files(image.context, dockerfile.copied)
+    files = context_files(image.context, [*dockerfile.copied, *extra_locks(image)])
     damaged = []
     try:
         entry = store.find(image.name, image.version, image.arch)
@@ -356,6 +369,8 @@ def _build(
     for file in files:
         (context / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(image.context / file, context / file)
+    with (context / "requirements.txt").open("a", encoding="utf-8") as requirements:
+        requirements.writelines((image.context / lock).read_text(encoding="utf-8") for lock in extra_locks(image))
     python = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "python3", base.name]
     soabi = _run([*python, "-c", _PRINT_SOABI], f"ask the Python of {base.name} for its ABI").strip()
     _collect_wheels(context, image, soabi)
