@@ -30,11 +30,16 @@ options:
         description: The version to have.
         type: str
         required: true
+      optional:
+        description: No service needs it. Where its source cannot be reached, that is a warning.
+        type: bool
+        default: false
       upstream:
-        description: Archives of the release. V({version}) and V({goarch}) are filled in, in every text.
+        description:
+          - Archives of the release. V({version}) and V({goarch}) are filled in, in every text.
+          - Left out where upstream publishes no checksums. Then Debian's package is taken, whatever O(source) says.
         type: list
         elements: dict
-        required: true
         suboptions:
           url:
             description: Where the archive is.
@@ -49,7 +54,7 @@ options:
             type: dict
             required: true
       debian:
-        description: The package that stands in where upstream cannot be reached.
+        description: The package that stands in where upstream cannot be reached, or the only source.
         type: dict
         suboptions:
           suite:
@@ -115,7 +120,9 @@ entries:
   elements: dict
   returned: success
 source_used:
-  description: Where the artifacts came from, V(store) when all were there. In check mode what is allowed.
+  description:
+    - Where the artifacts came from, V(store) when all were there, V(none) when there are none. In check mode what is
+      allowed.
   type: str
   sample: debian
   returned: success
@@ -132,6 +139,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.source
     Bundle,
     Order,
     SourceError,
+    UnreachableSource,
     fill,
 )
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
@@ -149,10 +157,10 @@ ARGUMENTS = {
         "options": {
             "bundle": TEXT,
             "version": TEXT,
+            "optional": {"type": "bool", "default": False},
             "upstream": {
                 "type": "list",
                 "elements": "dict",
-                "required": True,
                 "options": {"url": TEXT, "checksums": TEXT, "files": FILES},
             },
             "debian": {
@@ -171,7 +179,11 @@ def main() -> None:
         order = Order(Bundle.from_dict(given["bundle"]), given["arch"], given["source"], given["timeout"])
         filled = fill(Store(Path(given["store"])), order, dry_run=module.check_mode)
     except (SourceError, StoreError) as error:
-        module.fail_json(msg=str(error))
+        if not (given["bundle"]["optional"] and isinstance(error, UnreachableSource)):
+            module.fail_json(msg=str(error))
+        text = f"{order}: not there, and no service needs it: {error}"
+        module.warn(text)
+        module.exit_json(changed=False, entries=[], source_used="none", msg=text)
     for text in filled.damaged:
         module.warn(f"{text}. It is fetched again now")
     module.exit_json(

@@ -84,6 +84,33 @@ def test_a_checksum_that_does_not_match_fails_the_task(tmp_path: Path) -> None:
     assert "Debian" not in result["msg"]
 
 
+@pytest.mark.parametrize(
+    ("optional", "error", "failed"),
+    [
+        (True, "Failed to fetch http://debian.invalid/", False),
+        (False, "Failed to fetch http://debian.invalid/", True),
+        (True, "Unable to locate package x", True),
+    ],
+)
+def test_what_no_service_needs_is_a_warning_where_its_source_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optional: bool, error: str, failed: bool
+) -> None:
+    mmdebstrap = tmp_path / "mmdebstrap"
+    mmdebstrap.write_text(f"#!/bin/sh\necho 'E: {error}' >&2\nexit 1\n")
+    mmdebstrap.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    debian = {"suite": "sid", "package": "x", "minimum_version": "1", "files": {"x": "usr/bin/x"}}
+    bundle = {"bundle": "x", "version": "1", "optional": optional, "debian": debian}
+    arguments = {"store": str(tmp_path / "store"), "bundle": bundle, "arch": "x86_64"}
+    result = call(tmp_path, "roverwatch.fleet.artifact_fetch", arguments)
+    assert result["failed"] == failed
+    assert error in result["msg"]
+    if not failed:
+        assert (result["changed"], result["entries"]) == (False, [])
+        assert result["msg"].startswith("x 1 x86_64: not there, and no service needs it: ")
+        assert result["warnings"] == [result["msg"]]
+
+
 @pytest.mark.parametrize("wrong", [{"arch": "amd64"}, {"source": "both"}])
 def test_a_choice_that_there_is_not(tmp_path: Path, wrong: dict[str, str]) -> None:
     bundle = {"bundle": "x", "version": "1", "upstream": []}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import io
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import fake_release
 import pytest
 import yaml
+from jinja2 import Environment
 from roverwatch import sources
 from roverwatch.sources import Bundle, ChecksumMismatch, Order, SourceError, UnreachableSource, fill
 from roverwatch.store import Entry, Store
@@ -283,6 +285,34 @@ def test_both_sources_must_name_the_same_artifacts(release: fake_release.Release
         Bundle.from_dict(bundle)
 
 
+# --- Debian as the only source
+
+
+LOAD_GENERATOR = {
+    "bundle": "hey",
+    "version": "1.145.0",
+    "debian": {"suite": "sid", "package": "hey", "minimum_version": "1.145.0", "files": {"hey": "usr/bin/vmagent"}},
+}
+
+
+@pytest.mark.parametrize("source", ["auto", "upstream", "debian"])
+def test_what_has_no_upstream_comes_from_debian(store: Store, debian: list[str], source: str) -> None:
+    asked = Order(Bundle.from_dict(LOAD_GENERATOR), "x86_64", source)
+    assert fill(store, asked, dry_run=True).message == "hey 1.145.0 x86_64: would fetch hey from Debian"
+    filled = fill(store, asked)
+    assert filled.source_used == "debian"
+    assert filled.message == "hey 1.145.0 x86_64: fetched hey from Debian sid (1.145.0+ds1-2)"
+    assert store.find("hey", "1.145.0", "x86_64").source == "Debian sid: hey 1:1.145.0+ds1-2 amd64"
+    again = fill(store, asked)
+    assert (again.source_used, again.message) == ("store", "hey 1.145.0 x86_64: in the store")
+    assert debian == ["sid/hey/x86_64"]
+
+
+def test_a_bundle_without_any_source() -> None:
+    with pytest.raises(SourceError, match=r"bundle x in .* has no source: give it upstream, debian or both"):
+        Bundle.from_dict({"bundle": "x", "version": "1", "upstream": []})
+
+
 @pytest.mark.parametrize(
     ("version", "upstream"),
     [
@@ -331,4 +361,15 @@ def test_a_package_from_the_real_mirror_for_another_architecture(store: Store) -
 def test_the_pins_can_be_read_and_have_what_a_robot_needs() -> None:
     pinned = yaml.safe_load((TOP / "group_vars/all/artifacts.yml").read_text())
     names = {name for each in pinned["artifacts_binaries"] for name in Bundle.from_dict(each).names}
-    assert {"victoriametrics", "vmagent", "node_exporter"} <= names
+    assert {"victoriametrics", "vmagent", "node_exporter", "hey"} <= names
+
+
+def test_the_roles_are_told_the_version_of_every_artifact() -> None:
+    pinned = yaml.safe_load((TOP / "group_vars/all/artifacts.yml").read_text())
+    versions = {name: each["version"] for each in pinned["artifacts_binaries"] for name in Bundle.from_dict(each).names}
+    versions |= {image["name"]: image["version"] for image in pinned["artifacts_images"]}
+    plain = {key: pinned[key] for key in ("artifacts_binaries", "artifacts_images")}
+    assert (
+        ast.literal_eval(Environment(autoescape=False).from_string(pinned["artifacts_versions"]).render(plain))
+        == versions
+    )

@@ -87,9 +87,9 @@ class Report:
         """The verdict in one line."""
         robots = sum(machine.is_robot for machine in self.machines)
         hubs = len(self.machines) - robots
-        where = " and ".join(_count(number, noun) for number, noun in ((robots, "robot"), (hubs, "hub")) if number)
+        where = " and ".join(count(number, noun) for number, noun in ((robots, "robot"), (hubs, "hub")) if number)
         counted = f"{self.services_healthy} of {self.services_total} services on {where} healthy"
-        return counted if self.healthy else f"{counted}, {_count(len(self.problems), 'problem')}"
+        return counted if self.healthy else f"{counted}, {count(len(self.problems), 'problem')}"
 
     def lines(self) -> list[Line]:
         """All of it as text, without the summary."""
@@ -101,11 +101,11 @@ class Report:
             if machine.checked
         ]
         return [
-            *_table(SERVICE_COLUMNS, services),
+            *table(SERVICE_COLUMNS, services),
             Line(""),
-            *(_table(SLICE_COLUMNS, slices) if slices else ()),
+            *(table(SLICE_COLUMNS, slices) if slices else ()),
             *((Line(""),) if slices else ()),
-            *(line for problem in self.problems for line in _problem_lines(problem)),
+            *(line for problem in self.problems for line in problem_lines(problem)),
         ]
 
     def as_dict(self, time: str) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class Report:
 
 def build(machines: Sequence[Machine], max_sample_age_seconds: float) -> Report:
     """Judge a fleet. Every hub among the machines must have a fresh sample of every robot among them."""
-    machines = sorted(machines, key=_reading_order)
+    machines = sorted(machines, key=reading_order)
     ages: dict[str, float | None] = {}
     problems = [problem for machine in machines for problem in _own_problems(machine)]
     for hub, seen in _hubs(machines):
@@ -153,7 +153,7 @@ def build(machines: Sequence[Machine], max_sample_age_seconds: float) -> Report:
     )
 
 
-def _reading_order(machine: Machine) -> tuple[bool, list[tuple[int, str]]]:
+def reading_order(machine: Machine) -> tuple[bool, list[tuple[int, str]]]:
     """Robots before hubs, robot-2 before robot-10."""
     parts = re.findall(r"\d+|\D+", machine.name)
     return (not machine.is_robot, [(int(part) if part.isdigit() else -1, part) for part in parts])
@@ -166,9 +166,9 @@ def _own_problems(machine: Machine) -> list[Problem]:
         return [Problem(name, "host", "was not checked", f"run the playbook again with --limit {name} -v")]
     if result.get("unreachable"):
         remedy = f"check its power and network, then: ansible -m ping {name}"
-        return [Problem(name, "host", f"unreachable: {_message(result)}", remedy)]
+        return [Problem(name, "host", f"unreachable: {message(result)}", remedy)]
     if not machine.checked:
-        return [Problem(name, "host", f"cannot be checked: {_message(result)}", "see the message")]
+        return [Problem(name, "host", f"cannot be checked: {message(result)}", "see the message")]
     problems = [Problem(name, item["service"], item["what"], item["remedy"]) for item in result["problems"]]
     if not machine.services and not problems:
         remedy = f"ansible-playbook playbooks/site.yml --limit {name}"
@@ -176,7 +176,7 @@ def _own_problems(machine: Machine) -> list[Problem]:
     return problems
 
 
-def _message(result: Mapping[str, Any]) -> str:
+def message(result: Mapping[str, Any]) -> str:
     """Why there are no figures, without what Ansible says of every failure."""
     return str(result.get("msg", "")).removeprefix("Task failed: ").removeprefix("Module failed: ")
 
@@ -219,8 +219,8 @@ def _service_cells(host: str, service: Mapping[str, Any]) -> tuple[str, ...]:
         service["state"],
         f"{service['ready_ms']:.0f} ms" if service["ready"] else "no",
         str(service["restarts"]),
-        *_sizes(memory.get("working_set_bytes"), memory.get("peak_bytes"), memory.get("limit_bytes")),
-        _percent(memory.get("working_set_bytes"), memory.get("limit_bytes")),
+        *sizes(memory.get("working_set_bytes"), memory.get("peak_bytes"), memory.get("limit_bytes")),
+        percent(memory.get("working_set_bytes"), memory.get("limit_bytes")),
         str(service["oom_kills_total"]),
     )
 
@@ -232,46 +232,49 @@ def _slice_row(machine: Machine, age: float | None, troubled: set[tuple[str, str
     cells = (
         machine.name,
         slice_["unit"],
-        *_sizes(
+        *sizes(
             slice_["caps_total_bytes"],
             memory.get("working_set_bytes"),
             memory.get("peak_bytes"),
             memory.get("limit_bytes"),
         ),
-        _percent(memory.get("working_set_bytes"), memory.get("limit_bytes")),
+        percent(memory.get("working_set_bytes"), memory.get("limit_bytes")),
         UNKNOWN if age is None else f"{age:.0f} s",
     )
     return cells, (machine.name, slice_["unit"]) not in troubled
 
 
-def _problem_lines(problem: Problem) -> list[Line]:
+def problem_lines(problem: Problem) -> list[Line]:
     return [
         Line(f"{problem.host}: {problem.service} {problem.what}", healthy=False),
         Line(f"    → {problem.remedy}"),
     ]
 
 
-def _table(columns: Sequence[str], rows: Sequence[tuple[Sequence[str], bool]]) -> list[Line]:
+def table(columns: Sequence[str], rows: Sequence[tuple[Sequence[str], bool]]) -> list[Line]:
     """Rows under their columns, each as wide as its widest cell."""
-    table = [columns, *(cells for cells, _ in rows)]
-    widths = [max(len(cells[index]) for cells in table) for index in range(len(columns))]
+    everything = [columns, *(cells for cells, _ in rows)]
+    widths = [max(len(cells[index]) for cells in everything) for index in range(len(columns))]
     texts = [
         "  ".join(
             cell.ljust(width) if column in TEXT_COLUMNS else cell.rjust(width)
             for column, cell, width in zip(columns, cells, widths)
         ).rstrip()
-        for cells in table
+        for cells in everything
     ]
     return [Line(texts[0]), *(Line(texts[index + 1], healthy) for index, (_, healthy) in enumerate(rows))]
 
 
-def _sizes(*sizes: int | None) -> Sequence[str]:
-    return [UNKNOWN if size is None else from_bytes(size) for size in sizes]
+def sizes(*numbers: int | None) -> Sequence[str]:
+    """Sizes in bytes as people write them."""
+    return [UNKNOWN if number is None else from_bytes(number) for number in numbers]
 
 
-def _percent(part: int | None, whole: int | None) -> str:
+def percent(part: int | None, whole: int | None) -> str:
+    """A part as a percentage, without its sign."""
     return UNKNOWN if part is None or not whole else f"{100 * part / whole:.0f}"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural if it has to be."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -2,7 +2,8 @@
 
 Upstream publishes a sha256 beside every archive; Debian's packages are verified by apt. A source that cannot
 be reached (`UnreachableSource`) may be replaced by the other one. Everything else is an error and stays one:
-a checksum that does not match, a release that does not exist, a package that is too old.
+a checksum that does not match, a release that does not exist, a package that is too old. What upstream releases
+without a checksum comes from Debian alone, whatever source is asked for.
 
 Layouts, as the projects' own release rules write them:
 
@@ -28,7 +29,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .store import Entry, MissingArtifact, Store, TamperedArtifact, relative_path, sha256_file
@@ -78,19 +79,21 @@ class Bundle:
 
     name: str
     version: str
-    upstream: tuple[Archive, ...]
+    upstream: tuple[Archive, ...] = ()
     debian: DebianPackage | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Bundle:
         """Read the form of group_vars (Ansible has checked its types).
 
-        Raises SourceError when upstream and Debian do not provide the same artifacts.
+        Raises SourceError when it has no source, or when upstream and Debian do not provide the same artifacts.
         """
-        upstream = tuple(Archive(**archive) for archive in data["upstream"])  # type: ignore[attr-defined]
+        upstream = tuple(Archive(**archive) for archive in data.get("upstream") or ())  # type: ignore[attr-defined]
         debian = DebianPackage(**data["debian"]) if data.get("debian") else None  # type: ignore[arg-type]
         bundle = cls(str(data["bundle"]), str(data["version"]), upstream, debian)
-        if debian and set(debian.files) != set(bundle.names):
+        if not upstream and not debian:
+            raise SourceError(f"bundle {bundle.name} in {PINS} has no source: give it upstream, debian or both")
+        if upstream and debian and set(debian.files) != set(bundle.names):
             raise SourceError(
                 "bundle {} in {}: upstream provides {}, debian {}; they must be the same".format(
                     bundle.name, PINS, ", ".join(bundle.names), ", ".join(sorted(debian.files))
@@ -101,7 +104,8 @@ class Bundle:
     @property
     def names(self) -> list[str]:
         """The artifacts of this bundle."""
-        return sorted(name for archive in self.upstream for name in archive.files)
+        debian = (self.debian,) if self.debian else ()
+        return sorted(name for source in self.upstream or debian for name in source.files)
 
 
 @dataclass(frozen=True)
@@ -132,11 +136,13 @@ def fill(store: Store, order: Order, dry_run: bool = False) -> Filled:
 
     Raises SourceError, or StoreError from the store itself.
     """
+    if not order.bundle.upstream:
+        order = replace(order, source="debian")
     present, damaged = _present(store, order)
     missing = [name for name in order.bundle.names if name not in present]
     entries = list(present.values())
     if not missing:
-        return Filled(entries, "store", f"{order}: in the store{_stand_in_note(entries)}", damaged)
+        return Filled(entries, "store", f"{order}: in the store{_stand_in_note(order, entries)}", damaged)
     what = ", ".join(missing)
     if dry_run:
         places = {"auto": "upstream, or from Debian where upstream cannot be reached", "debian": "Debian"}
@@ -151,6 +157,8 @@ def fill(store: Store, order: Order, dry_run: bool = False) -> Filled:
         return Filled(entries, used, f"{order}: fetched {what} from upstream", damaged)
     reason = f"upstream not reachable ({why}), " if why else ""
     suite = order.bundle.debian.suite if order.bundle.debian else ""
+    if not order.bundle.upstream:
+        return Filled(entries, used, f"{order}: fetched {what} from Debian {suite} ({fetched[0][0].version})", damaged)
     text = f"{order}: {reason}Debian {suite}'s {fetched[0][0].version} stands in ({what})"
     return Filled(entries, used, text, damaged)
 
@@ -181,9 +189,9 @@ def _acceptable(order: Order, entry: Entry) -> bool:
     return version_at_least(upstream_part(entry.version), order.bundle.debian.minimum_version)
 
 
-def _stand_in_note(entries: Sequence[Entry]) -> str:
+def _stand_in_note(order: Order, entries: Sequence[Entry]) -> str:
     versions = sorted({entry.version for entry in entries if entry.is_stand_in})
-    return " ({} stands in)".format(", ".join(versions)) if versions else ""
+    return " ({} stands in)".format(", ".join(versions)) if versions and order.bundle.upstream else ""
 
 
 def _fetch(staging: Path, order: Order, names: Sequence[str]) -> tuple[str, list[tuple[Entry, Path]], str]:
@@ -371,7 +379,7 @@ def mmdebstrap_command(arch: str) -> list[str]:
 
 
 def run_mmdebstrap(command: Sequence[str], what: str) -> None:
-    """Run mmdebstrap. Raises UnreachableSource when apt cannot reach the mirror, else SourceError."""
+    """Run mmdebstrap. Raises UnreachableSource where it is missing or apt reaches no mirror, else SourceError."""
     try:
         done = subprocess.run(
             command,
@@ -382,7 +390,7 @@ def run_mmdebstrap(command: Sequence[str], what: str) -> None:
             check=False,
         )
     except FileNotFoundError as error:
-        raise SourceError(_NO_MMDEBSTRAP) from error
+        raise UnreachableSource(_NO_MMDEBSTRAP) from error
     except subprocess.TimeoutExpired as error:
         raise UnreachableSource(f"{what}: not there after {APT_TIMEOUT} s") from error
     if done.returncode == 0:
@@ -413,7 +421,7 @@ def version_at_least(version: str, minimum: str) -> bool:
     try:
         return subprocess.run(command, check=False).returncode == 0
     except FileNotFoundError as error:
-        raise SourceError(_NO_MMDEBSTRAP) from error
+        raise UnreachableSource(_NO_MMDEBSTRAP) from error
 
 
 def path_safe(version: str) -> str:
@@ -469,6 +477,6 @@ def _output(command: Sequence[str]) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except FileNotFoundError as error:
-        raise SourceError(_NO_MMDEBSTRAP) from error
+        raise UnreachableSource(_NO_MMDEBSTRAP) from error
     except subprocess.CalledProcessError as error:
         raise SourceError("{} failed: {}".format(" ".join(command), error.stderr.strip())) from error
