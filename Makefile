@@ -63,7 +63,8 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy
 	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/filter plugins/inventory bench tests/fleet.py
 
 unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's invariants
-	@pytest -q
+	@lab/packages.sh mosquitto
+	pytest -q
 
 test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios
 	@tests/run.sh

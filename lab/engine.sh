@@ -10,25 +10,19 @@ pid_file=.lab/dockerd.pid
 
 answers() { docker info >/dev/null 2>&1; }
 
-we_may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
-
-install_missing() {
-  local missing=()
-  command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
-  answers || command -v dockerd >/dev/null || missing+=(docker.io)
-  [ ${#missing[@]} -gt 0 ] || return 0
-  echo "engine: installing ${missing[*]} from the machine's package source"
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-}
+we_are_root() { [ "$(id -u)" = 0 ]; }
 
 start() {
-  if we_may_install; then install_missing; fi
+  if we_are_root; then
+    local programs=(mmdebstrap)
+    answers || programs+=(dockerd=docker.io)
+    lab/packages.sh "${programs[@]}"
+  fi
   if answers; then
     echo "engine: using the Docker engine that runs here ($(docker info --format '{{.ServerVersion}}, cgroup v{{.CgroupVersion}}'))"
     return
   fi
-  if ! we_may_install; then
+  if ! we_are_root || ! command -v dockerd >/dev/null; then
     cat >&2 <<TEXT
 engine: no Docker engine answers for $(id -un).
   It is installed but stopped:   sudo systemctl start docker

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 # Type name in the configuration -> where its class is. Only what is configured gets imported: a robot
 # without a GPU does not pay for the GPU source.
 SOURCES = {
+    "gpu": "gpu:GpuSource",
+    "mqtt": "mqtt:MqttSource",
     "process": "process:ProcessSource",
     "simulated": "simulated:SimulatedSource",
+    "tasmota": "tasmota:TasmotaSource",
 }
 
 
