@@ -383,6 +383,8 @@ def _build(
     output = _run([*command, str(context)], f"build {image}")
     packed = staging / "image.tar.gz"
     try:
+        inspect = ["docker", "image", "inspect", "--format", "{{.Size}}", reference]
+        size = int(_run(inspect, f"ask for the size of {reference}"))
         _save(reference, packed)
     finally:
         _forget(reference, output)
@@ -395,7 +397,7 @@ def _build(
         file=relative_path(image.name, version, image.arch, f"{image.name}.tar.gz"),
         size=packed.stat().st_size,
         sha256=sha256_file(packed),
-        source=f"built from {image.context.name}/Dockerfile on {base.name}",
+        source=f"built from {image.context.name}/Dockerfile on {base.name}, {size / 1e6:.1f} MB unpacked",
         image_id=image_id_of(packed),
         reference=reference,
         base_image=f"{base.name}@{base.image_id}",
