@@ -8,10 +8,12 @@ import re
 import subprocess
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parents[1]
 INVENTORY = ROOT / "inventory" / "lab.docker.yml"
@@ -126,10 +128,104 @@ def overrun(host: Any, unit: str) -> None:
     (cgroup, _), *_ = cgroups(host, pid)
     # The service's own process first, as if it had leaked.
     host.check_output(f"echo 1000 > /proc/{pid}/oom_score_adj")
+    hoard(host, cgroup)
+
+
+def hoard(host: Any, cgroup: str) -> None:
+    """Take more memory in a cgroup than its limit, until killed."""
     hog = host.run("python3 -c %s %s", HOG, cgroup)
     # Killed by the kernel; or, on cgroup v2, stopped by systemd, which sees the kill and ends the whole unit.
     assert hog.rc in (137, 143), hog
     assert "survived" not in hog.stdout
+
+
+# Runs on a robot: reads the kernel's files of the cgroups in argv over and over, until the sensor service has sampled
+# them meanwhile, too. Of a container, argv names the scope.
+WATCH = """
+import json, os, sys, time, urllib.request
+
+def number(path):
+    try:
+        return int(open(path).read())
+    except FileNotFoundError:
+        return None
+
+def fields(path):
+    return {name: int(value) for name, value in map(str.split, open(path))}
+
+def v1(path):
+    cpuacct, pids = (path.replace("/memory/", f"/{name}/", 1) for name in ("cpuacct", "pids"))
+    memory, usage = fields(path + "/memory.stat"), number(path + "/memory.usage_in_bytes")
+    cpu = number(cpuacct + "/cpuacct.usage")
+    return {
+        "container_memory_usage_bytes": usage,
+        "container_memory_working_set_bytes": usage - memory["total_inactive_file"],
+        "container_memory_rss": memory["total_rss"],
+        "container_memory_cache": memory["total_cache"],
+        "container_memory_max_usage_bytes": number(path + "/memory.max_usage_in_bytes"),
+        "container_oom_events_total": fields(path + "/memory.oom_control")["oom_kill"],
+        "container_cpu_usage_seconds_total": None if cpu is None else cpu / 1e9,
+        "container_threads": number(pids + "/pids.current"),
+    }
+
+def v2(path):
+    memory, usage = fields(path + "/memory.stat"), number(path + "/memory.current")
+    return {
+        "container_memory_usage_bytes": usage,
+        "container_memory_working_set_bytes": usage - memory["inactive_file"],
+        "container_memory_rss": memory["anon"],
+        "container_memory_cache": memory["file"],
+        "container_memory_max_usage_bytes": number(path + "/memory.peak"),
+        "container_oom_events_total": fields(path + "/memory.events")["oom_kill"],
+        "container_cpu_usage_seconds_total": fields(path + "/cpu.stat")["usage_usec"] / 1e6,
+        "container_threads": number(path + "/pids.current"),
+    }
+
+def read(path):
+    kernel = v2 if os.path.exists(path + "/memory.current") else v1
+    found = kernel(path)
+    if os.path.isdir(path + "/container"):  # crun's, in which the process is and is killed
+        kills = "container_oom_events_total"
+        found[kills] = max(found[kills], kernel(path + "/container")[kills])
+    return found
+
+def scrape():
+    text = urllib.request.urlopen("http://127.0.0.1:8000/metrics", timeout=5).read().decode()
+    [stamp] = [x for x in text.splitlines() if x.startswith('sensor_last_sample_timestamp_seconds{source="cgroup"}')]
+    return text, float(stamp.split()[1])
+
+start, readings = time.time(), []
+while True:
+    readings.append([time.time(), {path: read(path) for path in sys.argv[1:]}])
+    text, stamp = scrape()
+    if stamp > start + 1.5:
+        readings.append([time.time(), {path: read(path) for path in sys.argv[1:]}])
+        print(json.dumps({"readings": readings, "sampled": stamp, "metrics": text}))
+        break
+    time.sleep(0.05)
+"""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the sensor service says of cgroups, beside what the kernel said of each in the second around that sample."""
+
+    # By metric and label `name`.
+    said: dict[str, dict[str, float]]
+    # By path, what was read one after another; the first of it before the sample, the last after.
+    kernel: dict[str, list[dict[str, float | None]]]
+
+
+def watch(host: Any, paths: Sequence[str]) -> Watched:
+    out = json.loads(host.check_output("python3 -c %s " + " ".join(["%s"] * len(paths)), WATCH, *paths))
+    said: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(out["metrics"]):
+        for sample in family.samples:
+            if sample.name.startswith("container_"):
+                assert said.setdefault(sample.name, {}).setdefault(sample.labels["name"], sample.value) == sample.value
+    # The stamp is of the end of the sample, which takes some milliseconds, or more where the robot is busy.
+    first = max(index for index, (taken, _) in enumerate(out["readings"]) if taken < out["sampled"] - 1)
+    return Watched(said, {path: [found[path] for _, found in out["readings"][first:]] for path in paths})
 
 
 def python(where: Any, code: str) -> str:

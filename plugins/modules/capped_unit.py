@@ -49,6 +49,18 @@ options:
         type: list
         elements: str
         default: []
+  secrets:
+    description:
+      - What only the service's user may read, as text by file name. O(secrets_dir) holds exactly these, with mode 0400.
+      - No log, diff or result has them, and they are in no hash that others can read.
+    type: dict
+  secrets_dir:
+    description: The directory of O(secrets), which nothing else uses.
+    type: path
+  secrets_owner:
+    description: The user id that may read O(secrets).
+    type: int
+    default: 0
   service:
     description: >-
       What health checks need to know: C(kind), C(version), C(memory_max) (bytes), C(ready_url), and C(exe) of a binary
@@ -112,7 +124,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, probe, systemd, units
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
+    cgroup,
+    probe,
+    secret_files,
+    systemd,
+    units,
+)
 
 PROPERTIES = ["ActiveState", "SubState", "MainPID", "UnitFileState", "NeedDaemonReload", "Result"]
 # A service that is not coming up is restarted by systemd meanwhile; more often than this means that it will not.
@@ -148,6 +166,12 @@ class CappedUnit:
             units.File(Path(f["path"]), f["content"], int(f["mode"], 8), f["validate"])
             for f in self.module.params["files"]
         ]
+        secrets = self.secrets()
+        secrets_due = secrets.differing() if secrets else []
+        generation = secrets.generation() if secrets else ""
+        if generation:
+            # A part of the unit, and so of the revision: whatever process has older secrets is restarted.
+            unit = "{}\n# Generation of the secrets: {}\n".format(unit.rstrip("\n"), generation)
         files = units.layout(self.name, unit, configs, self.service, self.module.params["scrape"])
         due = units.differing(files)
         for file in due:
@@ -156,17 +180,22 @@ class CappedUnit:
         before = self.state()
         active = before["ActiveState"] in ("active", "activating", "reloading")
         restart = active and not self.runs(units.revision(unit, configs), int(before["MainPID"]))
+        diff = [self.diff(file) for file in due]
+        if secrets_due:
+            diff.append({"prepared": "secrets that change: {}\n".format(", ".join(secrets_due))})
         result = {
-            "changed": bool(due)
+            "changed": bool(due or secrets_due)
             or restart
             or before["ActiveState"] != "active"
             or before["UnitFileState"] != "enabled",
             "restarted": restart,
-            "diff": [self.diff(file) for file in due],
+            "diff": diff,
         }
         if self.module.check_mode:
             return result
 
+        if secrets and secrets_due:
+            secrets.write(generation)
         for file in due:
             self.write(file)
         if due or before["NeedDaemonReload"] == "yes":
@@ -178,6 +207,16 @@ class CappedUnit:
         elif before["ActiveState"] != "active":
             self.systemctl("start", self.name)
         return {**result, **self.prove()}
+
+    def secrets(self) -> secret_files.SecretFiles | None:
+        params = self.module.params
+        if params["secrets_dir"] is None:
+            return None
+        found = secret_files.SecretFiles(Path(params["secrets_dir"]), params["secrets_owner"], params["secrets"] or {})
+        problems = found.problems()
+        if problems:
+            raise Refused("nothing was changed:\n{}".format("\n".join(problems)))
+        return found
 
     def validate(self, file: units.File) -> None:
         """Have the program that will read a file accept it, under the name that it will have."""
@@ -292,16 +331,20 @@ class CappedUnit:
         paths = [units.unit_path(self.name), units.service_path(self.name), units.scrape_path(self.name)]
         paths += [Path(file["path"]) for file in self.module.params["files"]]
         there = [path for path in paths if path.exists()]
+        secrets_dir = self.module.params["secrets_dir"]
+        has_secrets = secrets_dir is not None and Path(secrets_dir).exists()
         known = units.unit_path(self.name).exists() or self.state()["ActiveState"] != "inactive"
         if not self.module.check_mode:
             if known:
                 self.systemctl("disable", "--now", self.name)
             for path in there:
                 path.unlink()
+            if has_secrets:
+                shutil.rmtree(secrets_dir)
             if known:
                 self.systemctl("daemon-reload")
                 self.module.run_command(["systemctl", "reset-failed", self.name])
-        return {"changed": bool(there) or known}
+        return {"changed": bool(there) or has_secrets or known}
 
 
 def main() -> None:
@@ -317,11 +360,16 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "unit": {"type": "str"},
             "files": {"type": "list", "elements": "dict", "default": [], "options": file_spec},
+            "secrets": {"type": "dict", "no_log": True},
+            # Ansible takes these two for secrets by their names.
+            "secrets_dir": {"type": "path", "no_log": False},
+            "secrets_owner": {"type": "int", "default": 0, "no_log": False},
             "service": {"type": "dict"},
             "scrape": {"type": "list", "elements": "dict", "default": []},
             "ready_timeout": {"type": "int", "default": 30},
         },
         required_if=[("state", "present", ("unit", "service"))],
+        required_by={"secrets": ("secrets_dir",)},
         supports_check_mode=True,
     )
     unit = CappedUnit(module)

@@ -14,6 +14,7 @@ testinfra_hosts = ["ansible://lab"]
         "/etc/roverwatch",
         "/opt/roverwatch",
         "/var/lib/roverwatch",
+        "/run/roverwatch",
         "/usr/local/sbin/roverwatch-no-thp",
         "/usr/local/sbin/roverwatch-oom-count",
         "/oom",

@@ -13,12 +13,18 @@ testinfra_hosts = ["ansible://robot-1"]
 
 def refused(host, *args: str, inventory=fleet.INVENTORY) -> str:
     """What a run says that must fail without a change to the robot."""
-    before = fleet.main_pids(host)
+    before = fleet.main_pids(host), container(host)
     run = fleet.playbook("site.yml", *args, inventory=inventory)
     assert run.rc != 0, run.output
     assert run.changed() == {}
-    assert fleet.main_pids(host) == before
+    assert (fleet.main_pids(host), container(host)) == before
     return " ".join(run.output.split())
+
+
+def container(host) -> str:
+    """Which container runs since when, and from which configuration."""
+    inspect = "podman inspect --format '{{.Id}} {{.State.StartedAt}}' roverwatch-sensor"
+    return host.check_output(f"{inspect} && sha256sum /etc/roverwatch/sensor/roverwatch-sensor.toml")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +94,25 @@ def test_a_misspelt_group_is_an_error_and_not_a_run_that_does_nothing(host, tmp_
         ({"vmagent_scrape_interval": "5parsecs"}, ["scrape.yml is invalid, and nothing was changed", "5parsecs"]),
         (
             {"sensor_service_sources": [{"type": "simulated", "interval_seconds": -1}]},
-            ["roverwatch-sensor.toml is invalid, and nothing was changed", "interval_seconds"],
+            [
+                "roverwatch-sensor.toml is invalid, and nothing was changed",
+                "sources[0].interval_seconds = -1: must be a number from 0.1 to 3600",
+            ],
+        ),
+        (
+            {"sensor_service_sources": [{"type": "cgroup", "options": {"slize": "a.slice"}}, {"type": "process"}]},
+            ["sources[0].options.slize = 'a.slice': unknown key; known here: containers_dir, root, slice"],
+        ),
+        (
+            {"sensor_service_sources": [{"type": "lidar"}, {"type": "process"}, {"type": "process"}]},
+            [
+                "sources[0].type = 'lidar': must be a string out of cgroup, ",
+                "sources[2].type = 'process': may occur once",
+            ],
+        ),
+        (
+            {"sensor_service_secrets": {"../passwd": "hunter2", "mqtt_password": 1234}},
+            ["nothing was changed", "secret '../passwd': a name is 1 to 63 of", "secret 'mqtt_password': must be text"],
         ),
     ],
 )

@@ -67,6 +67,9 @@ def test_the_sensor_container_has_no_privileges_and_nothing_to_write_to(host):
     assert re.search(r"^Uid:\s+65532\s", status, re.MULTILINE)
     root = next(line for line in host.file(f"/proc/{pid}/mounts").content_string.splitlines() if line.split()[1] == "/")
     assert "ro" in root.split()[3].split(",")
+    # Nor to the kernel's files of all cgroups, which the source `cgroup` reads: no file is its own or everybody's.
+    open_to_it = r"\( -perm /002 -o -uid 65532 -o -gid 65532 \) ! -type l"
+    assert host.check_output(f"find /proc/{pid}/root/sys/fs/cgroup/ {open_to_it}") == ""
 
 
 def test_only_a_small_supervisor_stays_beside_the_container(host):
@@ -85,6 +88,58 @@ def test_the_hub_sees_four_services_with_the_fleets_labels(host, hub):
 def test_the_robot_has_its_own_history(host):
     robot = host.backend.get_hostname()
     assert fleet.eventually(lambda: fleet.query(host, "count(up) by (robot)").get(robot) == 4, 60)
+
+
+# All that changes while it is looked at; a counter only grows. The memory of a busy service jumps between two looks.
+SLACK = {
+    "container_memory_usage_bytes": 1 << 20,
+    "container_memory_working_set_bytes": 1 << 20,
+    "container_memory_rss": 1 << 20,
+    "container_memory_cache": 1 << 20,
+    "container_memory_max_usage_bytes": 0,
+    "container_oom_events_total": 0,
+    "container_cpu_usage_seconds_total": 0,
+    "container_threads": 2,
+}
+
+
+def test_the_sensor_service_says_what_the_kernel_says_of_every_service(host):
+    chains = {unit: fleet.cgroups(host, fleet.worker_pid(host, unit)) for unit in fleet.CAPS}
+    supervisor = fleet.cgroups(host, int(fleet.show(host, "roverwatch-sensor", "MainPID")["MainPID"]))
+    # In the slice directly; of a container, its scope.
+    paths = {unit: chain[-2][0] for unit, chain in chains.items()}
+    paths |= {"roverwatch-sensor.service": supervisor[-2][0], fleet.SLICE: supervisor[-1][0]}
+    # One kill to count. On cgroup v1 it takes the largest process alone, and node_exporter runs on; on v2 systemd sees
+    # it, and starts the service anew.
+    fleet.hoard(host, paths["roverwatch-node-exporter"])
+    assert fleet.eventually(lambda: fleet.answers(host, "9100/metrics"), 30)
+    watched = fleet.watch(host, list(paths.values()))
+
+    limits = {unit: min(limit for _, limit in chain[:-1] if limit is not None) for unit, chain in chains.items()}
+    limits |= {"roverwatch-sensor.service": supervisor[0][1], fleet.SLICE: fleet.BUDGET}
+    assert watched.said.pop("container_spec_memory_limit_bytes") == limits
+    for metric, slack in SLACK.items():
+        counted = {name for name, path in paths.items() if watched.kernel[path][0][metric] is not None}
+        # Where cpu and cpuacct are mounted apart, as on some hosts of the lab, systemd counts no time of services.
+        assert counted == set(paths) or metric == "container_cpu_usage_seconds_total", metric
+        assert counted >= {"roverwatch-sensor", fleet.SLICE}
+        assert set(watched.said[metric]) == counted, metric
+        for name in counted:
+            kernel = [found[metric] for found in watched.kernel[paths[name]]]
+            said = watched.said[metric][name]
+            assert min(kernel) - slack <= said <= max(kernel) + slack, f"{metric} of {name}: {said}, kernel {kernel}"
+            print(f"{host.backend.get_hostname()} {metric} {name}: {said:.10g}, kernel {min(kernel)} to {max(kernel)}")
+    assert set(watched.said) == set(SLACK)
+    if "/memory/" in paths["roverwatch-node-exporter"]:
+        assert watched.said["container_oom_events_total"]["roverwatch-node-exporter"] >= 1
+
+
+def test_the_robot_keeps_what_the_sensor_service_says_of_its_services(host):
+    robot = host.backend.get_hostname()
+    names = 'count(container_memory_working_set_bytes{name=~"roverwatch.+", job="sensor"}) by (robot)'
+    assert fleet.eventually(lambda: fleet.query(host, names).get(robot) == len(fleet.CAPS) + 2, 60)
+    vmagent = fleet.query(host, 'container_memory_working_set_bytes{name="roverwatch-vmagent"}')
+    assert 1 << 20 < vmagent[robot] < fleet.CAPS["roverwatch-vmagent"]
 
 
 def test_the_queue_is_on_the_disk(host):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Type name in the configuration -> where its class is. Only what is configured gets imported: a robot
 # without a GPU does not pay for the GPU source.
 SOURCES = {
+    "cgroup": "cgroup:CgroupSource",
     "gpu": "gpu:GpuSource",
     "mqtt": "mqtt:MqttSource",
     "process": "process:ProcessSource",
