@@ -11,7 +11,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PLAY := ansible-playbook -i inventory/lab.docker.yml
 
-.PHONY: help demo demo-down test soak lint unit image bench engine images artifacts clean lock
+.PHONY: help demo demo-down test soak lint unit image bench profile engine images artifacts clean lock
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -75,9 +75,14 @@ soak: $(BIN)/.locked ## The same with larger numbers: ten power cuts for each ro
 bench: $(BIN)/.locked ## The measurements that the documents quote
 	@bench/run.sh
 
+profile: $(BIN)/.locked ## Flame graphs of the sensor service under load: its CPU time and its memory
+	@python -m bench.profile
+
 lock: ## Pin the dependencies anew, with hashes and without index URLs
-	@uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --universal --python-version 3.11 app/requirements.in -o app/requirements.txt
-	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --universal --python-version 3.11 requirements.in -o requirements.txt
+	@for lock in app/requirements app/requirements-mqtt app/requirements-gpu requirements; do
+	  uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 $$lock.in -o $$lock.txt
+	  sed -i "1i # Locked from $${lock##*/}.in: every file that may be installed, by its sha256." $$lock.txt
+	done
 
 clean: $(BIN)/.locked engine ## Remove the demo and what was built, too: images, artifacts, the environment
 	@ansible-playbook playbooks/lab/destroy.yml

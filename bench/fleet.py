@@ -11,12 +11,10 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "results" / "fleet.json"
-DOCUMENT = ROOT / "docs" / "performance.md"
+from bench.report import ROOT, table, write_document, write_results
+
 INVENTORY = "inventory/lab.docker.yml"
 RUNS = 5
 BINARIES = ("roverwatch-node-exporter", "roverwatch-victoriametrics", "roverwatch-vmagent")
@@ -143,11 +141,6 @@ def mib(count: float) -> str:
     return f"{count / (1 << 20):.1f}"
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def tables(results: dict[str, Any]) -> str:
     """The part of the document that is figures."""
     run_, units = results["site"], sorted({row["unit"] for row in results["memory"] if row["host"].startswith("robot")})
@@ -236,13 +229,8 @@ def main() -> None:
         "restart": {name: {"system": system, "seconds": restart(name)} for name, system in names.items()},
         "artifacts": artifacts(),
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    text = DOCUMENT.read_text()
-    begin, end = "<!-- bench/fleet.py writes from here -->", "<!-- to here -->"
-    before, rest = text.split(begin)
-    DOCUMENT.write_text(f"{before}{begin}\n\n{tables(results)}\n\n{end}{rest.split(end)[1]}")
-    print(f"wrote {RESULTS.relative_to(ROOT)} and {DOCUMENT.relative_to(ROOT)}")
+    write_results("fleet", results)
+    write_document("bench/fleet.py", tables(results))
 
 
 if __name__ == "__main__":

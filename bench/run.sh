@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Every measurement that the documents quote, on the running demo. Results go to bench/results/, and the tables of
-# docs/performance.md are written from them.
+# Every measurement that the documents quote: the sensor service by itself, the rest on the running demo. Results go to
+# bench/results/, and the tables of docs/performance.md are written from them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python bench/fleet.py
+python -m bench.sensor
+python -m bench.fleet
