@@ -58,7 +58,7 @@ class Broker:
         self.configure("allow_anonymous true", *settings)
 
     def configure(self, *settings: str) -> None:
-        # Without max_queued_messages 0 the broker drops what a busy machine does not take fast enough.
+        # Without max_queued_messages 0 the broker may drop what a busy machine does not take fast enough.
         lines = (f"listener {self.port} 127.0.0.1", "user root", "max_queued_messages 0", *settings)
         (self.folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")
 
@@ -403,11 +403,10 @@ def test_a_flood_of_topics_is_bounded_and_pushes_nothing_out(
     flood = [(f"sensors/flood/{number}", json.dumps([number, number])) for number in range(MAX_SENSORS)]
     publish.multiple([(*message, 0, False) for message in flood], hostname="127.0.0.1", port=broker.port)
     broker.publish("sensors/mine", 2)
-    found = eventually(
-        lambda: (found := values(source)) and found.get("sensors/mine") == (2.0, "none") and found, SECONDS
-    )
-    assert len(found) == MAX_SENSORS
-    assert refused(source)["sensors"] == MAX_SENSORS - (MAX_SENSORS - 1) // 2
+    eventually(lambda: (values(source) or {}).get("sensors/mine") == (2.0, "none"), SECONDS)
+    # The broker may take a message of one client before what another one has sent earlier.
+    eventually(lambda: refused(source)["sensors"] == MAX_SENSORS - (MAX_SENSORS - 1) // 2, SECONDS)
+    assert len(values(source) or {}) == MAX_SENSORS
     assert len([record for record in caplog.records if record.name == mqtt.__name__]) == mqtt.MAX_LOGGED_TOPICS
     clock.now += 61
     assert values(source) == {}
