@@ -226,6 +226,14 @@ def test_without_a_slice_the_error_says_where_it_was_looked_for(tmp_path: Path) 
         list(robot.source.sample(1.0))
 
 
+def test_a_v2_kernel_without_its_memory_controller_is_not_taken_for_v1(tmp_path: Path) -> None:
+    robot = Robot(tmp_path, 2)
+    (robot.root / "cgroup.controllers").write_text("cpuset cpu io pids\n")
+    (robot.root / DEEP).mkdir(parents=True)
+    with pytest.raises(NoSliceError, match=f"{robot.root}/{DEEP}/memory.current .* memory controller is off"):
+        list(robot.source.sample(1.0))
+
+
 def test_a_slice_at_the_top_is_found_from_outside_of_it(robot: Robot) -> None:
     """As on a laptop, or in a container with cgroups of its own."""
     robot.proc.write_text("4:memory:/user.slice\n2:cpu,cpuacct:/\n8:pids:/\n0::/\n")

@@ -200,8 +200,8 @@ def find_slice(root: Path, name: str, proc_self_cgroup: Path) -> SliceV1 | Slice
         head, inside, _ = f"{path}/".partition(f"/{name}/")
         for controller in controllers.split(","):
             above[controller] = f"{head}/{name}".lstrip("/") if inside else name
-    # On a hybrid machine v2 is mounted elsewhere, and without the memory controller.
-    if "memory" in _words(root / "cgroup.controllers"):
+    # On a hybrid machine v2 is mounted elsewhere.
+    if (root / "cgroup.controllers").exists():
         return SliceV2(root / above.get("", name))
     # systemd links each controller of a joint hierarchy (cpu,cpuacct) to it.
     directories = {key: root / key / above.get(key, name) for key in ("memory", "cpuacct", "pids")}
@@ -229,7 +229,8 @@ def _read_slice(found: SliceV1 | SliceV2) -> Figures:
         return found.read()
     except FileNotFoundError as error:
         raise NoSliceError(
-            f"{error.filename} is not there: nothing runs in this slice, or root is not where the cgroups are mounted"
+            f"{error.filename} is not there: nothing runs in this slice, the kernel's memory controller is off, "
+            "or root is not where the cgroups are mounted"
         ) from error
 
 
@@ -262,7 +263,3 @@ def _number_if_there(path: Path) -> int | None:
         return _number(path)
     except FileNotFoundError:
         return None
-
-
-def _words(path: Path) -> list[str]:
-    return path.read_text().split() if path.exists() else []
