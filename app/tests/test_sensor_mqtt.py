@@ -425,6 +425,20 @@ class Waits(threading.Event):
 
 
 @needs_broker
+def test_the_first_sample_waits_for_the_first_attempt_to_connect(
+    broker: Broker, connect: Callable[..., MqttSource]
+) -> None:
+    """Or each start of the service would count a failure."""
+    assert connect(broker.port).sample(2 * SECONDS) == []
+    broker.stop()
+    try:
+        with pytest.raises(MqttError, match="Connection refused"):
+            connect(broker.port).sample(2 * SECONDS)
+    finally:
+        broker.start()
+
+
+@needs_broker
 def test_more_messages_than_it_may_read_in_a_second_have_to_wait(
     broker: Broker, connect: Callable[..., MqttSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
