@@ -58,9 +58,9 @@ options:
     description: The directory of O(secrets), which nothing else uses.
     type: path
   secrets_owner:
-    description: The user id that may read O(secrets).
-    type: int
-    default: 0
+    description: The user, by name or id, that may read O(secrets).
+    type: str
+    default: root
   service:
     description: >-
       What health checks need to know: C(kind), C(version), C(memory_max) (bytes), C(ready_url), and C(exe) of a binary
@@ -118,6 +118,7 @@ ready_seconds:
 """
 
 import os
+import pwd
 import shutil
 import tempfile
 from pathlib import Path
@@ -135,6 +136,8 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
 PROPERTIES = ["ActiveState", "SubState", "MainPID", "UnitFileState", "NeedDaemonReload", "Result"]
 # A service that is not coming up is restarted by systemd meanwhile; more often than this means that it will not.
 RESTARTS_TOLERATED = 3
+# No file has this owner.
+NOBODY_YET = -1
 
 
 class Refused(Exception):
@@ -212,11 +215,22 @@ class CappedUnit:
         params = self.module.params
         if params["secrets_dir"] is None:
             return None
-        found = secret_files.SecretFiles(Path(params["secrets_dir"]), params["secrets_owner"], params["secrets"] or {})
+        owner = self.user_id(params["secrets_owner"])
+        found = secret_files.SecretFiles(Path(params["secrets_dir"]), owner, params["secrets"] or {})
         problems = found.problems()
         if problems:
             raise Refused("nothing was changed:\n{}".format("\n".join(problems)))
         return found
+
+    def user_id(self, user: str) -> int:
+        if user.isdigit():
+            return int(user)
+        try:
+            return pwd.getpwnam(user).pw_uid
+        except KeyError:
+            if self.module.check_mode:
+                return NOBODY_YET  # the role `base` makes the user, which check mode does not
+            raise Refused("there is no user {} to own the secrets".format(user)) from None
 
     def validate(self, file: units.File) -> None:
         """Have the program that will read a file accept it, under the name that it will have."""
@@ -363,7 +377,7 @@ def main() -> None:
             "secrets": {"type": "dict", "no_log": True},
             # Ansible takes these two for secrets by their names.
             "secrets_dir": {"type": "path", "no_log": False},
-            "secrets_owner": {"type": "int", "default": 0, "no_log": False},
+            "secrets_owner": {"type": "str", "default": "root", "no_log": False},
             "service": {"type": "dict"},
             "scrape": {"type": "list", "elements": "dict", "default": []},
             "ready_timeout": {"type": "int", "default": 30},
