@@ -30,7 +30,7 @@ build() {
   local suite=$1 recipe log
   log=$(mktemp)
   base "$suite"
-  recipe=$(sha256sum Dockerfile | cut -c1-12)
+  recipe=$(cat Dockerfile webhook.py lab-webhook.service | sha256sum | cut -c1-12)
   for target in bare podman; do
     local image=roverwatch-lab/$suite:$target
     if [ "$(docker image inspect -f '{{index .Config.Labels "roverwatch.recipe"}}' "$image" 2>/dev/null)" = "$recipe" ]; then
