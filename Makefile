@@ -11,7 +11,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PLAY := ansible-playbook -i inventory/lab.docker.yml
 
-.PHONY: help demo demo-down test soak lint unit image bench profile engine images artifacts clean lock
+.PHONY: help demo demo-down test soak lint unit image dashboards bench profile engine images artifacts clean lock
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,13 +43,12 @@ demo: $(BIN)/.locked engine ## Three robots and a hub in Docker, provisioned and
 	lab/stage.sh "provisioning" $(PLAY) playbooks/site.yml
 	lab/stage.sh "first samples" $(PLAY) playbooks/lab/settle.yml
 	lab/stage.sh "health" $(PLAY) playbooks/health.yml
+	lab/stage.sh "dashboards" $(PLAY) playbooks/credentials.yml playbooks/dashboards.yml -e dashboards_hours=1
 	lab/stage.sh summary
-	hub=http://$$(docker port roverwatch-hub-1 8428/tcp | head -n 1)
-	if python -c "import urllib.request as u; u.urlopen('$$hub/vmui/')" 2>/dev/null; then
-	  echo "The hub's VMUI: $$hub/vmui/"
-	else
-	  echo "The hub's API: $$hub/prometheus/api/v1/query?query=up (Debian's build of VictoriaMetrics has no VMUI)"
-	fi
+	hub=https://$$(docker port roverwatch-hub-1 8427/tcp | head -n 1)
+	echo "The dashboards: reports/dashboards/fleet.html and reports/dashboards/robot-1.html, in any browser"
+	echo "The hub's gateway, as a reader:"
+	echo "  curl --netrc-file .lab/demo/pki/operator.netrc --cacert .lab/demo/pki/ca.pem '$$hub/api/v1/query?query=up'"
 
 demo-down: $(BIN)/.locked ## Remove the demo's containers, volumes, network and keys, and the engine if the demo started it
 	@if docker info >/dev/null 2>&1; then ansible-playbook playbooks/lab/destroy.yml; fi
@@ -60,17 +59,21 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy
 	ansible-lint --offline --strict
 	ruff check .
 	ruff format --check .
-	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/filter plugins/inventory bench tests/fleet.py
+	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/filter plugins/inventory dashboards bench \
+	  tests/fleet.py tests/gateway.py tests/browser.py
 
 unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's invariants
-	@lab/packages.sh mosquitto
+	@lab/packages.sh mosquitto chromium
 	pytest -q
 
 test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios
 	@tests/run.sh
 
-soak: $(BIN)/.locked ## The same with larger numbers: ten power cuts for each robot
+soak: $(BIN)/.locked ## The same with larger numbers: ten power cuts for each robot, outages of minutes
 	@tests/run.sh soak
+
+dashboards: $(BIN)/.locked ## Write the dashboards' files for VMUI and Grafana anew, after a change of dashboards/definition.py
+	@python -m dashboards
 
 bench: $(BIN)/.locked ## The measurements that the documents quote
 	@bench/run.sh

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import subprocess
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +32,11 @@ CAPS = {
 BUDGET = 300 << 20
 READY = ("8000/readyz", "8428/health", "8429/health", "9100/metrics")
 
-# `make soak` cuts the power ten times.
-POWER_CUTS = 10 if os.environ.get("ROVERWATCH_SOAK") else 1
+# `make soak` cuts the power ten times, and cuts robots and hubs off for as long as an operator would notice.
+SOAK = bool(os.environ.get("ROVERWATCH_SOAK"))
+POWER_CUTS = 10 if SOAK else 1
+OUTAGE_SECONDS = 300 if SOAK else 60
+HUB_OUTAGE_SECONDS = 120 if SOAK else 30
 
 
 @dataclass(frozen=True)
@@ -236,13 +242,17 @@ def python(where: Any, code: str) -> str:
     return output
 
 
+def series(where: Any, promql: str) -> list[dict[str, Any]]:
+    """What an instant query at a machine's own VictoriaMetrics finds."""
+    url = f"http://127.0.0.1:8428/api/v1/query?query={urllib.parse.quote(promql)}&nocache=1"
+    answer = python(where, f"import urllib.request as u; print(u.urlopen({url!r}, timeout=9).read().decode())")
+    found: list[dict[str, Any]] = json.loads(answer)["data"]["result"]
+    return found
+
+
 def query(where: Any, promql: str) -> dict[str, float]:
-    """An instant query at a machine's own VictoriaMetrics, as a mapping of the label `robot` to the value."""
-    url = f"http://127.0.0.1:8428/api/v1/query?query={urllib.parse.quote(promql)}"
-    answer = json.loads(
-        python(where, f"import urllib.request as u; print(u.urlopen({url!r}, timeout=9).read().decode())")
-    )
-    return {row["metric"].get("robot", ""): float(row["value"][1]) for row in answer["data"]["result"]}
+    """An instant query, as a mapping of the label `robot` to the value."""
+    return {row["metric"].get("robot", ""): float(row["value"][1]) for row in series(where, promql)}
 
 
 def answers(where: Any, *addresses: str) -> bool:
@@ -264,3 +274,92 @@ def container_of(host: Any) -> str:
 
 def docker(*args: str) -> str:
     return subprocess.run(["docker", *args], check=True, capture_output=True, text=True).stdout.strip()
+
+
+LAB_PREFIX = "roverwatch" + (
+    "" if os.environ.get("ROVERWATCH_LAB", "demo") == "demo" else "-" + os.environ["ROVERWATCH_LAB"]
+)
+STATE = ROOT / ".lab" / os.environ.get("ROVERWATCH_LAB", "demo")
+
+
+def container(name: str) -> str:
+    """The container of a machine, by its name in the inventory."""
+    return f"{LAB_PREFIX}-{name}"
+
+
+@contextmanager
+def cut_off(*machines: str) -> Iterator[None]:
+    """Take machines off the lab's network, as a dead zone does: nothing on them is stopped, nobody is told."""
+    for machine in machines:
+        docker("network", "disconnect", LAB_PREFIX, container(machine))
+    try:
+        yield
+    finally:
+        for machine in machines:
+            docker("network", "connect", "--alias", machine, LAB_PREFIX, container(machine))
+
+
+# Runs on a machine: every sample of the series that match, from its own VictoriaMetrics, packed.
+EXPORT = """
+import base64, sys, urllib.parse, urllib.request, zlib
+args = urllib.parse.urlencode({"match[]": sys.argv[1], "start": sys.argv[2], "end": sys.argv[3]}).encode()
+# What came a moment ago is not searched yet unless it is asked to be.
+urllib.request.urlopen("http://127.0.0.1:8428/internal/force_flush", timeout=30).read()
+found = urllib.request.urlopen("http://127.0.0.1:8428/api/v1/export", args, timeout=120).read()
+print(base64.b64encode(zlib.compress(found)).decode())
+"""
+
+Samples = dict[str, dict[int, float | str | None]]
+
+
+def export(machine: str, match: str, start: float, end: float) -> Samples:
+    """Every sample between two times (Unix, seconds), by series and timestamp (milliseconds), as the machine has it."""
+    packed = docker("exec", container(machine), "python3", "-c", EXPORT, match, str(start), str(end))
+    found: Samples = {}
+    for line in zlib.decompress(base64.b64decode(packed)).splitlines():
+        series = json.loads(line)
+        name = json.dumps(series["metric"], sort_keys=True)
+        found.setdefault(name, {}).update(zip(series["timestamps"], series["values"], strict=True))
+    return found
+
+
+def lacking(there: Samples, here: Samples) -> Samples:
+    """What the one has and the other has not, or has otherwise."""
+    found = {}
+    for name, samples in there.items():
+        others = here.get(name, {})
+        missing = {stamp: value for stamp, value in samples.items() if stamp not in others or others[stamp] != value}
+        if missing:
+            found[name] = missing
+    return found
+
+
+def count(samples: Samples) -> int:
+    return sum(map(len, samples.values()))
+
+
+def metrics(machine: str, port: int) -> dict[str, float]:
+    """What a service of a machine says of itself, by the whole name of each series."""
+    url = f"http://127.0.0.1:{port}/metrics"
+    text = python(
+        container(machine), f"import urllib.request as u; print(u.urlopen({url!r}, timeout=9).read().decode())"
+    )
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def pending_bytes(robot: str, hub: str) -> float:
+    """What a robot still has in its queue for a hub."""
+    found = [
+        value
+        for name, value in metrics(robot, 8429).items()
+        if name.startswith("vmagent_remotewrite_pending_data_bytes{") and f"//{hub}:" in name
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def newest_sample_age(hub: str, robot: str) -> float:
+    """Seconds since the newest sample of a robot at a hub."""
+    found = query(container(hub), f'time() - max by (robot) (tlast_over_time(up{{robot="{robot}"}}[1h]))')
+    return found.get(robot, float("inf"))

@@ -21,8 +21,8 @@ stage lint make lint
 stage unit make unit
 # Bare machines, whatever an interrupted run has left.
 stage machines sh -c 'molecule destroy --no-command-borders && molecule create --no-command-borders'
-# In this order on the same machines: bare, provisioned, with another engine, bare again.
-for scenario in blank_check robot decommission docker_engine; do molecule_stage "$scenario"; done
+# In this order on the same machines: bare, provisioned, cut off, bare again, with another engine.
+for scenario in blank_check robot hub dead_zone decommission docker_engine; do molecule_stage "$scenario"; done
 stage "removing the machines" molecule destroy --no-command-borders
 lab/engine.sh stop
 

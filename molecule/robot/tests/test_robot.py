@@ -145,7 +145,7 @@ def test_the_robot_keeps_what_the_sensor_service_says_of_its_services(host):
 def test_the_queue_is_on_the_disk(host):
     queue = host.file("/var/lib/roverwatch/vmagent/queue/persistent-queue")
     assert queue.is_directory
-    assert len(queue.listdir()) == 2  # the robot's own history, and the hub
+    assert len(queue.listdir()) == 3  # the robot's own history, and two hubs
     assert host.check_output("stat --file-system --format %T /var/lib/roverwatch/vmagent/queue") != "tmpfs"
 
 
