@@ -167,6 +167,19 @@ def test_check_mode_after_it_changes_nothing(host):
     assert run.changed() == {}
 
 
+def test_a_history_that_is_restarted_does_not_bring_its_caches_back_as_memory(host):
+    """VictoriaMetrics saves its caches when it stops and reads them back as a whole, which alone fills a small cap."""
+    unit = "roverwatch-victoriametrics"
+    for _ in range(2):
+        host.check_output(f"systemctl restart {unit}")
+        assert fleet.eventually(lambda: fleet.answers(host, "8428/health"), 30)
+    (own, cap), *_ = fleet.cgroups(host, fleet.worker_pid(host, unit))
+    stat = host.file(f"{own}/memory.stat").content_string
+    anonymous = int(re.search(r"^(?:total_rss|anon) (\d+)$", stat, re.MULTILINE)[1])
+    print(f"{unit}: {anonymous / 2**20:.0f} MiB of its own after two restarts, its cap is {cap >> 20} MiB")
+    assert anonymous < cap / 2
+
+
 def test_an_added_service_is_scraped_and_a_removed_one_is_not(host):
     """A second instance of the sensor service, and back: nobody edits a scrape list."""
     robot = host.backend.get_hostname()
