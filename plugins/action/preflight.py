@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import requirements
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import capacity, certificates, requirements
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import to_bytes
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
+ANYWAY = "vmagent_hubs_required: false deploys the robot all the same, and its queue keeps the samples until then"
 
 
 class ActionModule(ActionBase):
@@ -24,33 +27,46 @@ class ActionModule(ActionBase):
         args = self._task.args
         variables = task_vars or {}
         host = variables["inventory_hostname"]
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
 
-        found: dict[str, Any] = self._execute_module("roverwatch.fleet.preflight", module_args={}, task_vars=task_vars)
+        values = self._values(args["roles"], variables)
+        if values.get("vmagent_hubs") or "vmauth" in args["roles"]:
+            self._fleet_secret(variables)
+        if values.get("vmauth_tls_cert") or values.get("vmauth_tls_key"):
+            self._gateway_certificate(values)
+        asked = self._hubs_to_ask(values) if values.get("vmagent_hubs") else {}
+
+        found: dict[str, Any] = self._execute_module(
+            "roverwatch.fleet.preflight", module_args=asked, task_vars=task_vars
+        )
         if found.get("failed") or found.get("unreachable"):
             return found
         machine = found["machine"]
 
-        values, problems = self._values(args["roles"], variables)
-        problems += requirements.budget(args["memory_budget"], requirements.caps(args["roles"], values))
-        sizes, missing = self._artifacts(
+        self._hubs(values, found["hubs"])
+        self.problems += requirements.budget(args["memory_budget"], requirements.caps(args["roles"], values))
+        sizes = self._artifacts(
             requirements.artifacts(args["roles"], values), Store(Path(args["store"])), machine["architecture"]
         )
-        problems += missing
         needed = sum(sizes) + to_bytes(args["disk_reserve"])
-        problems += requirements.machine(machine, needed, time.time(), float(args["clock_skew_max"]))
+        self.problems += requirements.machine(machine, needed, time.time(), float(args["clock_skew_max"]))
+        reserve = needed if machine["data_beside_artifacts"] else to_bytes(args["disk_reserve"])
+        self._capacity(values, machine["data_free"] + machine["data_used"], reserve)
 
-        result = {"changed": False, "machine": machine, "problems": problems}
-        if problems:
+        result = {"changed": False, "machine": machine, "hubs": found["hubs"], "problems": self.problems}
+        if self.warnings:
+            result["warnings"] = [f"{host}: {warning}" for warning in self.warnings]
+        if self.problems:
             result["failed"] = True
             result["msg"] = "Nothing was changed on {}:\n{}".format(
-                host, "\n".join(f"- {host}: {problem}" for problem in problems)
+                host, "\n".join(f"- {host}: {problem}" for problem in self.problems)
             )
         return result
 
-    def _values(self, roles: list[str], variables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """The roles' variables on this host, and what is wrong with them."""
+    def _values(self, roles: list[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The roles' variables on this host, those that are what they should be."""
         values: dict[str, Any] = {}
-        problems: list[str] = []
         for role in roles:
             specs = yaml.safe_load((ROLES / role / "meta" / "argument_specs.yml").read_text())
             options = specs["argument_specs"]["main"]["options"]
@@ -61,22 +77,97 @@ class ActionModule(ActionBase):
                 try:
                     own[name] = self._templar.template(variables[name])
                 except Exception as error:  # noqa: BLE001  (a template can raise anything)
-                    problems.append(f"{name} cannot be computed: {error}")
-            problems += requirements.variables(role, options, own)
-            values |= own
-        return values, problems
+                    hidden = requirements.secret(options.get(name, {}))
+                    why = "its error is not shown, as it may hold the value" if hidden else error
+                    self.problems.append(f"{name} cannot be computed: {why}")
+            right, problems = requirements.variables(role, options, own)
+            self.problems += problems
+            values |= right
+        return values
 
-    def _artifacts(self, wanted: Mapping[str, str], store: Store, arch: str) -> tuple[list[int], list[str]]:
-        """Sizes of the artifacts that the machine gets, and what is wrong with them."""
+    def _fleet_secret(self, variables: Mapping[str, Any]) -> None:
+        try:
+            secret = self._templar.template(variables.get("fleet_secret"))
+        except Exception as error:  # noqa: BLE001  (a template can raise anything, a vault that is closed among it)
+            self.problems.append(f"fleet_secret cannot be computed: {error}")
+        else:
+            self.problems += requirements.fleet_secret(secret)
+
+    def _gateway_certificate(self, values: Mapping[str, Any]) -> None:
+        """Of the operator's own; one that the role makes is right by construction."""
+        read = {name: self._file(name, values.get(name) or "") for name in ("vmauth_tls_cert", "vmauth_tls_key")}
+        certificate, key = read["vmauth_tls_cert"], read["vmauth_tls_key"]
+        if certificate is not None and key is not None:
+            names = values.get("vmauth_tls_names", [])
+            problems, warnings = certificates.server(certificate, key, names, datetime.now(timezone.utc))
+            self.problems += problems
+            self.warnings += warnings
+
+    def _file(self, name: str, path: str) -> bytes | None:
+        """The file on the controller that a variable names; what is encrypted with vault comes decrypted."""
+        if not path:
+            self.problems.append(f"{name} is empty: vmauth_tls_cert and vmauth_tls_key are given together, or neither")
+            return None
+        try:
+            text: str = self._loader.get_text_file_contents(path)
+        except AnsibleError as error:
+            self.problems.append(f"{name}: {path} on the controller cannot be read: {error}")
+            return None
+        return text.encode()
+
+    def _hubs_to_ask(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What the machine needs to know to try its hubs; nothing if that cannot end well."""
+        problems = requirements.hubs(values["vmagent_hubs"])
+        path = values.get("vmagent_hub_ca", "")
+        authorities = b""
+        if path and not self._loader.path_exists(path):
+            missing = (
+                f"vmagent_hub_ca: {path} is not on the controller. Where the hubs' certificates are made here, the "
+                "deployment of a hub makes it, and each controller needs a copy. For certificates of your own "
+                "(vmauth_tls_cert) name the file of their authority, or set it empty if the robots' systems trust it"
+            )
+            (self.warnings if self._task.check_mode else self.problems).append(missing)
+            return {}
+        if path:
+            before = len(self.problems)
+            authorities = self._file("vmagent_hub_ca", path) or b""
+            if len(self.problems) == before:
+                bad, soon = certificates.authorities(authorities, datetime.now(timezone.utc))
+                problems += bad
+                self.warnings += soon
+        self.problems += problems
+        if problems or (path and not authorities):
+            return {}
+        urls = [hub["url"] for hub in values["vmagent_hubs"]]
+        return {"hub_urls": urls, "hub_authorities": authorities.decode()}
+
+    def _hubs(self, values: Mapping[str, Any], faults: Mapping[str, Any]) -> None:
+        """What keeps the robot from its hubs. In check mode they need not be there yet."""
+        lines = [
+            requirements.reached(hub["name"], hub["url"], **faults[hub["url"]], authorities=values["vmagent_hub_ca"])
+            for hub in values.get("vmagent_hubs", [])
+            if faults.get(hub.get("url"))
+        ]
+        if self._task.check_mode or not values.get("vmagent_hubs_required", True):
+            self.warnings += lines
+        else:
+            self.problems += [f"{line}{'' if line.endswith('?') else '.'} {ANYWAY}" for line in lines]
+
+    def _artifacts(self, wanted: Mapping[str, str], store: Store, arch: str) -> list[int]:
+        """Sizes of the artifacts that the machine gets."""
         sizes: list[int] = []
-        problems: list[str] = []
         if arch not in requirements.ARCHITECTURES:
-            return sizes, problems  # said once, by the check of the machine
+            return sizes  # said once, by the check of the machine
         for name, version in wanted.items():
             try:
                 entry = store.find(name, str(version), arch)
                 store.verify(entry)
                 sizes.append(entry.size)
             except StoreError as error:
-                problems.append(str(error))
-        return sizes, problems
+                self.problems.append(str(error))
+        return sizes
+
+    def _capacity(self, values: Mapping[str, Any], there: int, reserve: int) -> None:
+        """Whether the disk and the queue hold what is asked of them."""
+        problems, claims = capacity.check(values)
+        self.problems += problems + capacity.disk(claims, there, reserve)

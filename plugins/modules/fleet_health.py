@@ -11,7 +11,10 @@ description:
   - Checks each service that was deployed to this machine; its unit, its readiness, the program or image that
     really runs, its memory against the cap that the kernel enforces, and its OOM kills.
   - Checks that the slice of all services has the memory budget as its limit and that the caps fit under it.
-  - On a hub, asks VictoriaMetrics for the age of each robot's newest sample.
+  - On a robot, offers each hub that vmagent writes to an empty write, with the credential and the certificate
+    authorities that vmagent has, and looks at what waits for the hub in vmagent's queue.
+  - On a hub, asks VictoriaMetrics for the age of each robot's newest sample, and looks how long the certificate of the
+    gateway is good for.
   - What an operator must act on comes back in RV(problems). The module fails only where it cannot check.
 options:
   host:
@@ -37,6 +40,10 @@ options:
     description: Time for a service to answer. All are asked at once, so this bounds the whole call.
     type: float
     default: 2
+  hub_timeout_seconds:
+    description: Time for a hub to answer a robot. All are asked at once, beside everything else.
+    type: float
+    default: 5
   oom_window_seconds:
     description: An OOM kill is a problem for this long.
     type: float
@@ -92,6 +99,7 @@ services:
       supervisor_usage_bytes: null
       oom_kills_total: 0
       oom_seconds_since_last: null
+      certificate_days_left: null
       running: /opt/roverwatch/vmagent/1.145.0/vmagent
       running_as_recorded: true
 slice:
@@ -111,6 +119,26 @@ hub:
       description: Per robot, its scrape targets that are up.
       type: dict
       returned: when the hub answers
+hubs:
+  description: >-
+    The hubs that a robot writes to, as it sees them. C(kind) is V(ok), V(credential) (refused), V(status) (any other
+    HTTP status), V(configuration) (files of the robot), V(authority), V(hostname), V(expired), V(not_yet_valid) or
+    V(tls) (the certificate), or V(name), V(refused), V(timeout) or V(network) where nobody answers, as in a dead zone.
+    C(reachable) is whether the gateway answered over a connection that was verified, C(accepted) whether it took the
+    credential, too.
+  returned: on robots that have hubs
+  type: list
+  elements: dict
+  sample:
+    - name: hub-1
+      url: https://hub-1:8427
+      reachable: true
+      accepted: true
+      kind: ok
+      reason: HTTP 204
+      pending_bytes: 0
+      blocks_refused: 0
+      blocks_overflowed: 0
 problems:
   description: What an operator must act on; empty on a healthy machine.
   returned: success
@@ -148,6 +176,7 @@ def main() -> None:
             "memory_budget": {"type": "int"},
             "hub_query_url": {"type": "str"},
             "ready_timeout_seconds": {"type": "float", "default": 2.0},
+            "hub_timeout_seconds": {"type": "float", "default": 5.0},
             "oom_window_seconds": {"type": "float", "default": 900.0},
         },
         supports_check_mode=True,
@@ -159,6 +188,7 @@ def main() -> None:
         memory_budget=module.params["memory_budget"],
         hub_query_url=module.params["hub_query_url"],
         ready_timeout_seconds=module.params["ready_timeout_seconds"],
+        hub_timeout_seconds=module.params["hub_timeout_seconds"],
         oom_window_seconds=module.params["oom_window_seconds"],
     )
     try:

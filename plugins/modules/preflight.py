@@ -7,11 +7,13 @@ DOCUMENTATION = r"""
 module: preflight
 short_description: Find everything that would stop a deployment, before anything is touched
 description:
-  - Looks at the machine (operating system, architecture, init, memory controller, free disk, clock) and on the
-    controller at what is to be put on it (the types of the roles' variables, sizes, the sum of the caps, the
-    artifacts and their checksums), and reports all that is wrong at once. Each line names the host, the variable or
-    thing, and the remedy.
-  - One round trip. Changes nothing.
+  - Looks at the machine (operating system, architecture, init, memory controller, free disk, clock, whether it
+    reaches its hubs) and on the controller at what is to be put on it (the types of the roles' variables, sizes, the
+    sum of the caps, what the disk must hold, certificates, the fleet's secret, the artifacts and their checksums), and
+    reports all that is wrong at once. Each line names the host, the variable or thing, and the remedy.
+  - What keeps a robot from a hub is a warning in check mode, where hubs need not be deployed yet, and where
+    C(vmagent_hubs_required) is false. A certificate that is about to expire is a warning, too.
+  - One round trip. Changes nothing. No line has a value in it that C(meta/argument_specs.yml) marks as C(no_log).
 options:
   roles:
     description:
@@ -39,6 +41,8 @@ options:
       those of other days.
     type: int
     required: true
+notes:
+  - Reads the variable C(fleet_secret) of the host, if it has hubs or is one.
 attributes:
   check_mode:
     support: full
@@ -61,7 +65,20 @@ machine:
   returned: always
   contains:
     architecture: {description: As uname says., type: str}
-    cgroup_version: {description: Where the memory controller is, 1 or 2; 0 where there is none., type: int}
+    cgroup_version: {description: "Where the memory controller is, 1 or 2; 0 where there is none.", type: int}
+    disk_free: {description: Bytes free on the disk of C(/opt/roverwatch)., type: int}
+    data_free: {description: Bytes free on the disk of C(/var/lib/roverwatch)., type: int}
+    data_used: {description: Bytes that history and queues use there already., type: int}
+    data_beside_artifacts: {description: Whether both are on one disk., type: bool}
+hubs:
+  description: Per URL of a hub, C(kind) and C(reason) of what keeps the robot from it; null if nothing does.
+  type: dict
+  returned: always
+warnings:
+  description: What will be wrong, or is not this run's business.
+  type: list
+  elements: str
+  returned: if there are any
 problems:
   description: What is wrong, a line each.
   type: list
@@ -72,15 +89,25 @@ problems:
 import os
 import platform
 import shutil
+import ssl
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, gateway
 
 TARGET = Path("/opt/roverwatch")
+DATA = Path("/var/lib/roverwatch")
+# What capacity is computed for.
+GROWING = (DATA / "victoriametrics", DATA / "vmagent" / "queue")
 DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
+
+BLOCK = 512
+# For each address of a hub, and each read; all hubs are asked at the same time.
+HUB_TIMEOUT_SECONDS = 3.0
+HUB_DEADLINE_SECONDS = 10.0
 
 
 def memory_controller() -> int:
@@ -90,15 +117,39 @@ def memory_controller() -> int:
         return 0
 
 
-def disk_free() -> int:
-    """Bytes free on the file system that the artifacts will land on."""
-    there = next(path for path in (TARGET, *TARGET.parents) if path.exists())
-    return shutil.disk_usage(there).free
+def existing(path: Path) -> Path:
+    """The directory itself, or the nearest one above it that is there already."""
+    return next(there for there in (path, *path.parents) if there.exists())
+
+
+def used(directory: Path) -> int:
+    """Bytes on the disk below a directory, which its owner may be writing to."""
+    total = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += Path(parent, name).lstat().st_blocks * BLOCK
+            except FileNotFoundError:
+                continue  # merged into another file meanwhile
+    return total
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    # The action plugin's half gives these; a playbook has no say in them.
+    module = AnsibleModule(
+        argument_spec={
+            "hub_urls": {"type": "list", "elements": "str", "default": []},
+            "hub_authorities": {"type": "str"},
+        },
+        supports_check_mode=True,
+    )
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    try:
+        hubs = gateway.knock_all(
+            module.params["hub_urls"], module.params["hub_authorities"], HUB_TIMEOUT_SECONDS, HUB_DEADLINE_SECONDS
+        )
+    except ssl.SSLError as error:
+        module.fail_json(msg="vmagent_hub_ca holds no certificate authorities: {}".format(error))
     module.exit_json(
         machine={
             "architecture": platform.machine(),
@@ -107,10 +158,14 @@ def main() -> None:
             "init": Path("/proc/1/comm").read_text().strip(),
             "cgroup_version": memory_controller(),
             "model": DEVICE_TREE_MODEL.read_text().rstrip("\0") if DEVICE_TREE_MODEL.exists() else "",
-            "disk_free": disk_free(),
+            "disk_free": shutil.disk_usage(existing(TARGET)).free,
+            "data_free": shutil.disk_usage(existing(DATA)).free,
+            "data_used": sum(map(used, GROWING)),
+            "data_beside_artifacts": existing(TARGET).stat().st_dev == existing(DATA).stat().st_dev,
             "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "time": time.time(),
-        }
+        },
+        hubs={url: asdict(fault) if fault else None for url, fault in hubs.items()},
     )
 
 

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import loopback
 import pytest
-from roverwatch import health, systemd
+import tls
+from roverwatch import gateway, health, systemd, uplink
 
 MIB = 2**20
 CONTAINER = "c0ffee" * 10 + "cafe"
@@ -126,10 +127,13 @@ class Web:
         self.status = 200
         self.samples: dict[str, list[dict[str, Any]]] = {}
         self.queries: list[dict[str, list[str]]] = []
+        self.metrics = ""
         self.url = ""
 
     def answer(self, path: str) -> loopback.Answer:
         url = urlsplit(path)
+        if url.path == "/metrics":
+            return self.status, self.metrics.encode()
         if url.path != "/api/v1/query":
             return self.status, b"OK"
         arguments = parse_qs(url.query)
@@ -429,6 +433,154 @@ def test_hub_that_is_silent(machine: Machine, silent_url: str) -> None:
     result = machine.check(hub_query_url=silent_url)
     assert time.monotonic() - start < 1.5
     assert result["hub"] == {"error": "timed out"}
+
+
+class Hub:
+    """A gateway with real TLS, and a robot that was deployed to write to it."""
+
+    password = "0f3c" * 16
+
+    def __init__(self, root: Path, machine: Machine) -> None:
+        self.root, self.machine = root, machine
+        self.authority = tls.authority()
+        self.status = 204
+        self.credentials: list[str] = []
+        (root / "ca.pem").write_bytes(self.authority.pem)
+        (root / "password").write_text(self.password)
+
+    def answer(self, path: str, credential: str) -> loopback.Answer:
+        assert path == "/api/v1/write"
+        self.credentials.append(credential)
+        return self.status, credential.encode()
+
+    def deploy(self, *ports: int) -> None:
+        files = {"password_file": str(self.root / "password"), "ca_file": str(self.root / "ca.pem")}
+        hubs = [
+            {"name": f"hub-{number}", "url": f"https://localhost:{port}", "username": "robot-1"} | files
+            for number, port in enumerate(ports, 1)
+        ]
+        self.machine.change_record("roverwatch-vmagent", hubs=hubs)
+
+    def check(self) -> dict[str, Any]:
+        result = self.machine.check(hub_timeout_seconds=20.0, ready_timeout_seconds=20.0)
+        said = json.dumps(result)
+        assert self.password not in said
+        assert all(credential not in said for credential in self.credentials)
+        return result
+
+
+@pytest.fixture
+def hub(tmp_path: Path, machine: Machine) -> Hub:
+    directory = tmp_path / "hub"
+    directory.mkdir()
+    return Hub(directory, machine)
+
+
+def test_a_robot_and_its_hub(hub: Hub, web: Web) -> None:
+    web.metrics = 'vmagent_remotewrite_pending_data_bytes{path="/q/2_AB", url="2:secret-url"} 4096\n'
+    with tls.serving(hub.root, tls.server(hub.authority, ["localhost"]), answer=hub.answer) as port:
+        hub.deploy(port)
+        result = hub.check()
+    assert result["problems"] == []
+    (found,) = result["hubs"]
+    assert (found["name"], found["kind"], found["reachable"], found["accepted"]) == ("hub-1", "ok", True, True)
+    assert found["pending_bytes"] == 4096
+    assert len(hub.credentials) == 1
+
+
+def test_a_hub_that_refuses_the_robot(hub: Hub) -> None:
+    hub.status = 401
+    with tls.serving(hub.root, tls.server(hub.authority, ["localhost"]), answer=hub.answer) as port:
+        hub.deploy(port)
+        result = hub.check()
+    (problem,) = result["problems"]
+    assert problem == {
+        "service": "hub",
+        "what": f"https://localhost:{port} refuses this robot's credential (HTTP 401)",
+        "remedy": "ansible-playbook playbooks/site.yml --limit robot-1,hub-1",
+    }
+    assert (result["hubs"][0]["reachable"], result["hubs"][0]["accepted"]) == (True, False)
+
+
+def test_a_hub_with_another_certificate(hub: Hub) -> None:
+    with tls.serving(hub.root, tls.server(tls.authority(), ["localhost"]), answer=hub.answer) as port:
+        hub.deploy(port)
+        result = hub.check()
+    (problem,) = result["problems"]
+    assert "has a certificate that this robot refuses" in problem["what"]
+    assert result["hubs"][0]["kind"] == gateway.AUTHORITY
+    assert hub.credentials == []
+
+
+def test_a_dead_zone_is_one_problem_for_each_hub_and_nothing_else(hub: Hub) -> None:
+    with socket.socket() as one, socket.socket() as two:
+        ports = []
+        for bound in (one, two):
+            bound.bind(("127.0.0.1", 0))
+            ports.append(bound.getsockname()[1])
+        hub.deploy(*ports)
+        result = hub.check()
+    assert [problem["service"] for problem in result["problems"]] == ["hub", "hub"]
+    assert all("cannot be reached: connection refused" in problem["what"] for problem in result["problems"])
+    assert [(found["name"], found["kind"], found["reachable"]) for found in result["hubs"]] == [
+        ("hub-1", gateway.REFUSED, False),
+        ("hub-2", gateway.REFUSED, False),
+    ]
+
+
+def test_hubs_that_hang_do_not_hold_the_check(hub: Hub, silent_url: str) -> None:
+    hub.deploy(*[int(silent_url.removesuffix("/health").rpartition(":")[2])] * 2)
+    result = hub.machine.check(hub_timeout_seconds=0.5)
+    assert [found["kind"] for found in result["hubs"]] == [gateway.TIMEOUT] * 2
+
+
+def test_a_queue_that_grows_is_found_in_the_robots_history(hub: Hub, web: Web) -> None:
+    hub.machine.record("roverwatch-victoriametrics", kind="binary", exe=str(hub.machine.exe), memory_max=48 * MIB)
+    hub.machine.unit("roverwatch-victoriametrics", pid=100)
+    hub.machine.add_cgroup("roverwatch.slice/roverwatch-victoriametrics.service", limit=48 * MIB, usage=20 * MIB)
+    web.samples = {
+        uplink.STUCK_QUERY: [sample(70000, url="2:secret-url")],
+        uplink.DROPPED_QUERY: [],
+    }
+    with tls.serving(hub.root, tls.server(hub.authority, ["localhost"]), answer=hub.answer) as port:
+        hub.deploy(port)
+        (problem,) = hub.check()["problems"]
+    assert "grown by 68.4K in ten minutes" in problem["what"]
+
+
+def test_a_broken_list_of_hubs_names_the_file(machine: Machine) -> None:
+    machine.change_record("roverwatch-vmagent", hubs=[{"url": "https://hub-1:8427"}])
+    with pytest.raises(health.HealthError, match=r"roverwatch-vmagent\.json.*username"):
+        machine.check()
+
+
+@pytest.mark.parametrize(
+    ("days", "what"),
+    [
+        (20, None),
+        (9, "has a certificate that expires in 9 days"),
+        (-2, "has a certificate that has expired"),
+    ],
+)
+def test_the_certificate_of_a_gateway(machine: Machine, tmp_path: Path, days: int, what: str | None) -> None:
+    # An hour more, so that it is still nine days when the test has run.
+    end = tls.NOW + days * tls.DAY + tls.DAY / 24
+    pair = tls.server(tls.authority(), start=tls.NOW - 30 * tls.DAY, end=end)
+    with tls.serving(tmp_path, pair) as port:
+        machine.change_record("roverwatch-vmagent", tls_port=port)
+        result = machine.check(ready_timeout_seconds=20.0)
+    assert [problem["what"] for problem in result["problems"]] == ([what] if what else [])
+    assert all("vmauth_tls_cert" in problem["remedy"] for problem in result["problems"])
+    assert result["services"][1]["certificate_days_left"] == pytest.approx(days, abs=0.1)
+    assert result["services"][0]["certificate_days_left"] is None
+
+
+def test_a_gateway_without_tls(machine: Machine, web: Web) -> None:
+    port = int(web.url.rpartition(":")[2])
+    machine.change_record("roverwatch-vmagent", tls_port=port)
+    ((service, what),) = machine.problems(ready_timeout_seconds=20.0)
+    assert service == "roverwatch-vmagent"
+    assert what.startswith(f"shows no certificate at 127.0.0.1:{port}: ")
 
 
 def test_images_are_inspected_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

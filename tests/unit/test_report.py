@@ -59,6 +59,10 @@ def hub(name: str = "hub-1", **ages: float) -> report.Machine:
     return report.Machine(name, False, result(service("roverwatch-vmauth"), hub=seen))
 
 
+def uplink(name: str, accepted: bool = True, pending_bytes: int | None = 0) -> dict[str, Any]:
+    return {"name": name, "accepted": accepted, "pending_bytes": pending_bytes}
+
+
 def texts(verdict: report.Report) -> list[str]:
     return [line.text for line in verdict.lines()]
 
@@ -84,8 +88,9 @@ def test_summary_of_robots_alone() -> None:
 def test_table_is_aligned() -> None:
     broken = service("roverwatch-node-exporter", state="failed", ready=False, memory=None, restarts=12)
     fault = {"service": "roverwatch-node-exporter", "what": "is failed", "remedy": "look"}
-    found = result(service("roverwatch-vmagent"), broken, problems=[fault])
-    verdict = report.build([robot("robot-10", found), robot("robot-2"), hub(robot_2=5, robot_10=6)], 60)
+    found = result(service("roverwatch-vmagent"), broken, problems=[fault], hubs=[uplink("hub-1")])
+    waiting = result(hubs=[uplink("hub-1", pending_bytes=8 * MIB), uplink("hub-2", pending_bytes=4 * MIB)])
+    verdict = report.build([robot("robot-10", found), robot("robot-2", waiting), hub(robot_2=5, robot_10=6)], 60)
     assert texts(verdict) == [
         "ROBOT     SERVICE                   STATE   READY  RESTARTS  MEM   PEAK  CAP   %  OOM",
         "robot-2   roverwatch-vmagent        active   2 ms         0  24M  36.5M  48M  50    0",
@@ -93,10 +98,10 @@ def test_table_is_aligned() -> None:
         "robot-10  roverwatch-node-exporter  failed     no        12    -      -    -   -    0",
         "hub-1     roverwatch-vmauth         active   2 ms         0  24M  36.5M  48M  50    0",
         "",
-        "ROBOT     SLICE             CAPS  MEM  PEAK  BUDGET   %  SAMPLE AGE AT HUB",
-        "robot-2   roverwatch.slice  288M  90M  150M    300M  30                5 s",
-        "robot-10  roverwatch.slice  288M  90M  150M    300M  30                6 s",
-        "hub-1     roverwatch.slice  288M  90M  150M    300M  30                  -",
+        "ROBOT     SLICE             CAPS  MEM  PEAK  BUDGET   %  QUEUE  SAMPLE AGE AT HUB",
+        "robot-2   roverwatch.slice  288M  90M  150M    300M  30    12M                5 s",
+        "robot-10  roverwatch.slice  288M  90M  150M    300M  30      0                6 s",
+        "hub-1     roverwatch.slice  288M  90M  150M    300M  30      -                  -",
         "",
         "robot-10: roverwatch-node-exporter is failed",
         "    → look",
@@ -199,6 +204,30 @@ def test_every_hub_must_be_fresh_and_the_oldest_age_is_shown() -> None:
     ]
     unseen = report.build([robot("robot-1"), hub("hub-1"), hub("hub-2", robot_1=2.0)], 60)
     assert unseen.sample_ages == {"robot-1": None}
+
+
+def test_a_robot_in_a_dead_zone_has_that_problem_and_no_other() -> None:
+    fault = {"service": "hub", "what": "https://hub-1:8427 cannot be reached: timed out", "remedy": "wait"}
+    found = result(hubs=[uplink("hub-1", accepted=False, pending_bytes=3 * MIB)], problems=[fault])
+    verdict = report.build([robot("robot-1", found), hub(robot_1=500.0)], 60)
+    assert whats(verdict) == [("robot-1", "hub", "https://hub-1:8427 cannot be reached: timed out")]
+    assert verdict.summary == "2 of 2 services on 1 robot and 1 hub healthy, 1 problem"
+    assert verdict.sample_ages == {"robot-1": 500.0}
+    # Of another hub, which it does reach, old samples are a problem still.
+    verdict = report.build([robot("robot-1", found), hub("hub-2", robot_1=500.0)], 60)
+    assert [service for _, service, _ in whats(verdict)] == ["hub", "roverwatch-vmagent"]
+
+
+def test_a_queue_that_nobody_knows() -> None:
+    found = result(hubs=[uplink("hub-1", pending_bytes=None)])
+    (row,) = [text for text in texts(report.build([robot("robot-1", found)], 60)) if "roverwatch.slice" in text]
+    assert row.split()[-2:] == ["-", "-"]
+
+
+def test_hubs_are_in_the_data() -> None:
+    found = result(hubs=[uplink("hub-1", pending_bytes=7)])
+    data = report.build([robot("robot-1", found)], 60).as_dict("2026-01-02T03:04:05+00:00")
+    assert data["hosts"]["robot-1"]["hubs"] == [uplink("hub-1", pending_bytes=7)]
 
 
 def test_data_for_other_programs() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from roverwatch import requirements
+from roverwatch import gateway, requirements
 
 MACHINE: dict[str, Any] = {
     "architecture": "x86_64",
@@ -20,7 +20,14 @@ OPTIONS = {
     "vmagent_labels": {"type": "dict"},
     "vmagent_memory_max": {"type": "str"},
     "vmagent_mode": {"type": "str", "choices": ["push", "pull"]},
+    "vmagent_hub_password": {"type": "str", "no_log": True, "choices": ["right"]},
+    "vmagent_logins": {
+        "type": "list",
+        "elements": "dict",
+        "options": {"name": {"type": "str"}, "token": {"type": "str", "no_log": True}},
+    },
 }
+HUB = {"name": "hub-1", "url": "https://hub-1:8427"}
 
 
 def machine(**different: Any) -> list[str]:
@@ -105,13 +112,106 @@ def test_caps_and_artifacts_are_found_by_the_roles_variables():
     ],
 )
 def test_a_wrong_variable_is_named(values, words):
-    (problem,) = requirements.variables("vmagent", OPTIONS, values)
+    right, (problem,) = requirements.variables("vmagent", OPTIONS, values | {"vmagent_memory_max": "48M"})
     for word in words:
+        assert word in problem
+    # What is wrong is left out, so that what is computed from the others can still be said.
+    assert right == {"vmagent_memory_max": "48M"}
+
+
+def test_all_wrong_variables_are_named():
+    _, problems = requirements.variables("vmagent", OPTIONS, {"vmagent_port": "x", "vmagent_mode": "y", "vmagent_z": 1})
+    assert len(problems) == 3
+
+
+def test_right_variables_have_their_types():
+    found = requirements.variables("vmagent", OPTIONS, {"vmagent_port": "8429", "vmagent_mode": "push"})
+    assert found == ({"vmagent_port": 8429, "vmagent_mode": "push"}, [])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"vmagent_hub_password": "s3cr3t"},
+        {"vmagent_hub_password": {"s3cr3t": 1}},
+        {"vmagent_logins": "s3cr3t"},
+        {"vmagent_logins": [{"name": "a", "tokn": "s3cr3t"}]},
+        {"vmagent_logins": ["s3cr3t"]},
+    ],
+)
+def test_a_value_that_must_not_be_shown_is_not(values):
+    right, (problem,) = requirements.variables("vmagent", OPTIONS, values)
+    assert right == {}
+    assert "s3cr3t" not in problem
+    assert next(iter(values)) in problem
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, ["not set", "ansible-vault encrypt_string --name fleet_secret", "openssl rand -hex 32"]),
+        ("", ["not set", "openssl rand -hex 32"]),
+        ("s3cr3t" * 5, ["has 30 characters", "at least 32", "openssl rand -hex 32"]),
+        (12345678901234567890123456789012, ["no text", "quotes"]),
+    ],
+)
+def test_a_fleet_secret_that_is_none(value, words):
+    (problem,) = requirements.fleet_secret(value)
+    for word in ["fleet_secret", *words]:
+        assert word in problem
+    assert not value or str(value) not in problem
+
+
+def test_a_fleet_secret():
+    assert requirements.fleet_secret("0" * 32) == []
+
+
+def test_hubs():
+    assert requirements.hubs([]) == []
+    assert requirements.hubs([HUB, {"name": "hub-2", "url": "https://10.0.0.2:8427/"}]) == []
+
+
+@pytest.mark.parametrize(
+    ("hub", "words"),
+    [
+        ({"name": "hub-2", "url": "http://hub-2:8428"}, ["hub hub-2", "'http://hub-2:8428' is no https://host:port"]),
+        ({"name": "hub-2", "url": "https://hub-2:8427/api/v1/write"}, ["hub hub-2", "is no https://host:port"]),
+        ({"name": "hub-2", "url": "https://hub-2:port"}, ["hub hub-2", "is no https://host:port"]),
+        ({"url": "https://hub-2:8427"}, ["each hub needs a name"]),
+        ({"name": "hub-2"}, ["each hub needs a url"]),
+        (HUB | {"name": "hub-2"}, ["two hubs have the url https://hub-1:8427"]),
+        (HUB | {"url": "https://hub-2:8427"}, ["two hubs have the name hub-1"]),
+    ],
+)
+def test_what_is_no_hub(hub, words):
+    (problem,) = requirements.hubs([HUB, hub])
+    for word in ["vmagent_hubs", *words]:
         assert word in problem
 
 
-def test_right_variables_have_no_problems():
-    assert requirements.variables("vmagent", OPTIONS, {"vmagent_port": 8429, "vmagent_mode": "push"}) == []
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (gateway.NAME, ["does not resolve", "hub_address of hub-1"]),
+        (gateway.REFUSED, ["why", "site.yml --limit hub-1", "hub_address", "vmauth_allow_from of hub-1"]),
+        (gateway.TIMEOUT, ["why", "site.yml --limit hub-1", "hub_address", "vmauth_allow_from of hub-1"]),
+        (gateway.NETWORK, ["why", "hub_address"]),
+        (gateway.AUTHORITY, ["not signed by vmagent_hub_ca (/ca.pem): why", "vmauth_tls_cert"]),
+        (gateway.HOSTNAME, ["not for this name: why", "vmauth_tls_names of hub-1", "hub_address"]),
+        (gateway.EXPIRED, ["expired", "site.yml --limit hub-1", "vmauth_tls_cert"]),
+        (gateway.NOT_YET_VALID, ["not valid yet", "timedatectl"]),
+        (gateway.TLS, ["does not speak TLS: why", "vmauth_port"]),
+    ],
+)
+def test_a_hub_that_cannot_be_used_is_told_by_what_is_wrong(kind, words):
+    line = requirements.reached("hub-1", "https://hub-1:8427", kind, "why", "/ca.pem")
+    for word in ["hub hub-1", "https://hub-1:8427", *words]:
+        assert word in line
+
+
+def test_without_authorities_of_its_own_the_system_is_named():
+    line = requirements.reached("hub-1", "https://hub-1:8427", gateway.AUTHORITY, "why", "")
+    assert "not signed by an authority that the system trusts" in line
 
 
 def test_a_variable_belongs_to_the_role_with_the_longest_name():

@@ -9,19 +9,15 @@ import json
 import os
 import resource
 import subprocess
-import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
-from concurrent import futures
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from . import cgroup, probe, systemd
+from . import background, cgroup, gateway, probe, promql, systemd, uplink
 from .sizes import from_bytes
-
-T = TypeVar("T")
 
 UNIT_PROPERTIES = (
     "LoadState",
@@ -38,6 +34,11 @@ UNIT_PROPERTIES = (
 NEARLY_FULL = 0.95
 # An engine's client takes a second on a small robot under load; one that takes longer hangs.
 ENGINE_TIMEOUT_SECONDS = 5.0
+# Which service has the robot's own history, that of its queues among it.
+HISTORY_UNIT = "roverwatch-victoriametrics"
+DAY_SECONDS = 86400.0
+# A certificate that was made here is renewed by any run in its last thirty days.
+EXPIRES_SOON_DAYS = 14.0
 # What a background check may take beyond its own timeout before it counts as hanging.
 GRACE_SECONDS = 0.3
 
@@ -61,6 +62,7 @@ class Options:
     hub_query_url: str | None = None
     ready_timeout_seconds: float = 2.0
     oom_window_seconds: float = 900.0
+    hub_timeout_seconds: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Installed:
     image: str | None = None
     image_id: str | None = None
     cid_file: str | None = None
+    tls_port: int | None = None
+    hubs: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,24 @@ class Readiness:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that an operator must act on, and what to do. `service` may also be a slice or the hub."""
+    """Something that an operator must act on, and what to do. `service` may also be a slice or `hub`."""
 
     service: str
     what: str
     remedy: str
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a service that speaks TLS shows: when that expires (seconds since the epoch), or why it cannot be seen."""
+
+    expires: float | None
+    reason: str = ""
+
+    @property
+    def days_left(self) -> float | None:
+        """Days until it expires, negative if it has."""
+        return None if self.expires is None else round((self.expires - time.time()) / DAY_SECONDS, 1)
 
 
 @dataclass(frozen=True)
@@ -131,6 +148,7 @@ class Service:
     memory: cgroup.CgroupMemory | None = None
     supervisor: cgroup.CgroupMemory | None = None
     oom: OomKills = field(default_factory=lambda: OomKills(0, None))
+    certificate: Certificate | None = None
     running: str | None = None
     running_as_recorded: bool | None = None
     # What could not be found out, which is a problem too.
@@ -160,20 +178,33 @@ class Service:
             "supervisor_usage_bytes": self.supervisor.usage_bytes if self.supervisor else None,
             "oom_kills_total": self.oom.total,
             "oom_seconds_since_last": self.oom.last_seconds,
+            "certificate_days_left": self.certificate.days_left if self.certificate else None,
             "running": self.running,
             "running_as_recorded": self.running_as_recorded,
         }
 
 
 def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
-    """Check the machine. Takes little longer than `ready_timeout_seconds`, however many services hang."""
+    """Check the machine.
+
+    Takes little longer than `ready_timeout_seconds`, however many services hang, or `hub_timeout_seconds` where hubs
+    do.
+    """
     installed = read_installed(paths.services)
     # All that can hang starts first and runs beside the rest.
-    probes = {item.unit: _in_background(_probe_of(item.ready_url, options.ready_timeout_seconds)) for item in installed}
-    engines = {engine: _in_background(_inspection_of(engine, ids)) for engine, ids in _containers(installed).items()}
+    probes = {
+        item.unit: background.start(_probe_of(item.ready_url, options.ready_timeout_seconds)) for item in installed
+    }
+    engines = {engine: background.start(_inspection_of(engine, ids)) for engine, ids in _containers(installed).items()}
     hub = None
     if options.hub_query_url is not None:
-        hub = _in_background(_hub_query_of(options.hub_query_url, options.ready_timeout_seconds))
+        hub = background.start(_hub_query_of(options.hub_query_url, options.ready_timeout_seconds))
+    certificates = {
+        item.unit: background.start(partial(_certificate, item.tls_port, options.ready_timeout_seconds))
+        for item in installed
+        if item.tls_port is not None
+    }
+    uplinks = [_Uplinks(item, installed, options) for item in installed if item.hubs]
 
     shown = systemd.show_many([options.slice_unit, *(item.unit for item in installed)], UNIT_PROPERTIES)
     controller = cgroup.find_controller(paths.proc / "self" / "mountinfo")
@@ -182,7 +213,7 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
 
     probe_deadline = time.monotonic() + options.ready_timeout_seconds + GRACE_SECONDS
     images = {
-        engine: _result(job, time.monotonic() + ENGINE_TIMEOUT_SECONDS + GRACE_SECONDS, {})
+        engine: background.result(job, time.monotonic() + ENGINE_TIMEOUT_SECONDS + GRACE_SECONDS, {})
         for engine, job in engines.items()
     }
     services = []
@@ -191,9 +222,12 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
         service = Service(
             installed=item,
             shown=shown[item.unit],
-            readiness=_result(probes[item.unit], probe_deadline, hanging),
+            readiness=background.result(probes[item.unit], probe_deadline, hanging),
             uptime_seconds=_uptime(shown[item.unit]),
         )
+        if item.unit in certificates:
+            unseen = Certificate(None, "no complete answer in time")
+            service.certificate = background.result(certificates[item.unit], probe_deadline, unseen)
         _read_memory(service, controller, slice_directory, paths)
         _read_running(service, images, paths)
         services.append(service)
@@ -214,7 +248,7 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
         "uptime_seconds": float((paths.proc / "uptime").read_text().split()[0]),
     }
     if hub is not None:
-        answer = _result(hub, probe_deadline, {"error": "no complete answer in time"})
+        answer = background.result(hub, probe_deadline, {"error": "no complete answer in time"})
         result["hub"] = answer
         if "error" in answer:
             problems.append(
@@ -224,6 +258,9 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
                     f"on {options.host}: systemctl status roverwatch-victoriametrics",
                 )
             )
+    for uplinks_of_service in uplinks:
+        result["hubs"] = uplinks_of_service.collect()
+        problems += uplinks_of_service.problems
     result["problems"] = [asdict(problem) for problem in problems]
     return result
 
@@ -236,7 +273,8 @@ def read_installed(directory: Path) -> list[Installed]:
         try:
             record = json.loads(path.read_text())
             installed.append(Installed(**{key: value for key, value in record.items() if key in known}))
-        except (ValueError, TypeError, AttributeError) as error:
+            uplink.read(installed[-1].hubs)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise HealthError(f"{path} is no description of a service: {error}; deploy it again") from error
     return installed
 
@@ -270,6 +308,7 @@ def judge_service(service: Service, options: Options) -> list[Problem]:
                 f"on {options.host}: systemctl restart {unit}",
             )
         )
+    problems += _judge_certificate(service, options)
     problems += _judge_memory(service, redeploy)
     problems += _judge_oom(service, options)
     return problems
@@ -298,10 +337,10 @@ def judge_slice(memory: cgroup.CgroupMemory | None, caps_total: int, options: Op
 def query_hub(base_url: str, timeout_seconds: float) -> dict[str, Any]:
     """Per robot, the age of its newest sample in seconds and its targets that are up; or `error`, why not."""
     try:
-        newest = _query(base_url, NEWEST_SAMPLE_QUERY, timeout_seconds)
+        newest = _by_robot(promql.query(base_url, NEWEST_SAMPLE_QUERY, timeout_seconds))
         now = time.time()
-        up = _query(base_url, TARGETS_UP_QUERY, timeout_seconds)
-    except HealthError as error:
+        up = _by_robot(promql.query(base_url, TARGETS_UP_QUERY, timeout_seconds))
+    except promql.QueryError as error:
         return {"error": str(error)}
     return {
         "newest_sample_age_seconds": {robot: round(now - seconds, 1) for robot, seconds in newest.items()},
@@ -332,6 +371,22 @@ def _judge_memory(service: Service, redeploy: str) -> list[Problem]:
         what = f"uses {percent:.0f} % of its cap of {limit}: the kernel is about to kill it"
         problems.append(Problem(unit, what, f"raise its <role>_memory_max in group_vars, then {redeploy}"))
     return problems
+
+
+def _judge_certificate(service: Service, options: Options) -> list[Problem]:
+    """Robots refuse an expired certificate, so it must be renewed before that."""
+    unit, certificate = service.installed.unit, service.certificate
+    if certificate is None:
+        return []
+    days = certificate.days_left
+    if days is None:
+        what = f"shows no certificate at 127.0.0.1:{service.installed.tls_port}: {certificate.reason}"
+        return [Problem(unit, what, f"on {options.host}: journalctl -u {unit} -n 50")]
+    if days > EXPIRES_SOON_DAYS:
+        return []
+    what = f"has a certificate that expires in {days:g} days" if days > 0 else "has a certificate that has expired"
+    remedy = f"{_redeploy(options)} renews it; one of your own (vmauth_tls_cert) you bring anew first"
+    return [Problem(unit, what, remedy)]
 
 
 def _judge_oom(service: Service, options: Options) -> list[Problem]:
@@ -444,18 +499,9 @@ def _bare_id(image_id: str) -> str:
     return image_id.partition(":")[2] or image_id
 
 
-def _query(base_url: str, query: str, timeout_seconds: float) -> dict[str, float]:
-    """An instant query, by the label `robot`."""
-    # Without nocache, VictoriaMetrics answers as of 30 s ago, and no robot's samples would ever look fresh.
-    arguments = urllib.parse.urlencode({"query": query, "nocache": "1"})
-    status, body = probe.http_get(f"{base_url.rstrip('/')}/api/v1/query?{arguments}", timeout_seconds)
-    if not probe.is_ready(status):
-        raise HealthError(probe.describe(status, body))
-    try:
-        series = json.loads(body)["data"]["result"]
-        return {item["metric"]["robot"]: float(item["value"][1]) for item in series if "robot" in item["metric"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise HealthError(f"not an answer of the query API: {body[:200]}") from error
+def _by_robot(samples: Iterable[promql.Sample]) -> dict[str, float]:
+    """Values by the label `robot`, of the series that have it."""
+    return {sample.labels["robot"]: sample.value for sample in samples if "robot" in sample.labels}
 
 
 def _probe_of(url: str, timeout_seconds: float) -> Callable[[], Readiness]:
@@ -472,30 +518,46 @@ def _inspection_of(engine: str, container_ids: Sequence[str]) -> Callable[[], di
     return lambda: inspect_images(engine, container_ids)
 
 
+def _certificate(port: int, timeout_seconds: float) -> Certificate:
+    try:
+        return Certificate(gateway.expiry(port, timeout_seconds))
+    except OSError as error:
+        return Certificate(None, gateway.fault(error).reason)
+
+
+class _Uplinks:
+    """A robot's hubs, all asked at once from the start; `problems` are there when the answers were collected."""
+
+    def __init__(self, vmagent: Installed, installed: Iterable[Installed], options: Options) -> None:
+        self.host, self.timeout = options.host, options.hub_timeout_seconds
+        self.problems: list[Problem] = []
+        self._jobs = [
+            (hub, background.start(partial(uplink.ask, hub, self.timeout))) for hub in uplink.read(vmagent.hubs)
+        ]
+        self._queues = background.start(partial(uplink.queues, vmagent.ready_url, self.timeout))
+        self._trends = [
+            background.start(partial(uplink.trend, item.ready_url.rpartition("/")[0], self.timeout))
+            for item in installed
+            if item.unit == HISTORY_UNIT
+        ]
+
+    def collect(self) -> list[dict[str, Any]]:
+        """What each hub said, and what waits for it."""
+        deadline = time.monotonic() + self.timeout + GRACE_SECONDS
+        queues = background.result(self._queues, deadline, {})
+        trends = [background.result(job, deadline, uplink.NO_TREND) for job in self._trends]
+        found = []
+        for hub, job in self._jobs:
+            answer = background.result(job, deadline, uplink.late(self.timeout))
+            queue = queues.get(hub.position)
+            found.append(uplink.as_dict(hub, answer, queue))
+            judged = uplink.judge(self.host, hub, answer, queue, next(iter(trends), uplink.NO_TREND))
+            self.problems += [Problem("hub", what, remedy) for what, remedy in judged]
+        return found
+
+
 def _hub_query_of(base_url: str, timeout_seconds: float) -> Callable[[], dict[str, Any]]:
     return lambda: query_hub(base_url, timeout_seconds)
-
-
-def _in_background(work: Callable[[], T]) -> futures.Future[T]:
-    """Run in a daemon thread: unlike an executor's, one that hangs does not keep the module from ending."""
-    future: futures.Future[T] = futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except Exception as error:  # noqa: BLE001  (raised again where the result is asked for)
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def _result(job: futures.Future[T], deadline: float, otherwise: T) -> T:
-    """The job's result, or `otherwise` when it has none by the deadline (of time.monotonic())."""
-    try:
-        return job.result(max(0.0, deadline - time.monotonic()))
-    except futures.TimeoutError:
-        return otherwise
 
 
 def _directory(controller: cgroup.Controller, shown: dict[str, str]) -> Path | None:

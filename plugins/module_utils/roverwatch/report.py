@@ -23,7 +23,7 @@ SERVICE_COLUMNS = (
     "%",
     "OOM",
 )
-SLICE_COLUMNS = ("ROBOT", "SLICE", "CAPS", "MEM", "PEAK", "BUDGET", "%", "SAMPLE AGE AT HUB")
+SLICE_COLUMNS = ("ROBOT", "SLICE", "CAPS", "MEM", "PEAK", "BUDGET", "%", "QUEUE", "SAMPLE AGE AT HUB")
 # These hold text and stand to the left; figures stand to the right, so that their digits line up.
 TEXT_COLUMNS = frozenset({"ROBOT", "SERVICE", "STATE", "SLICE"})
 
@@ -47,6 +47,16 @@ class Machine:
         """Its services, as fleet_health describes them."""
         services: Sequence[Mapping[str, Any]] = self.result["services"] if self.result and self.checked else ()
         return services
+
+    @property
+    def hubs(self) -> Sequence[Mapping[str, Any]]:
+        """The hubs that it writes to, as it sees them."""
+        hubs: Sequence[Mapping[str, Any]] = (self.result or {}).get("hubs", ())
+        return hubs
+
+    def misses(self, hub: str) -> bool:
+        """Whether it says itself why its samples do not get to this hub."""
+        return any(known["name"] == hub and not known["accepted"] for known in self.hubs)
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,7 @@ class Report:
 
     def as_dict(self, time: str) -> dict[str, Any]:
         """Plain data for a file; `time` is when the fleet was asked, in ISO 8601."""
-        kept = ("services", "slice", "hub", "uptime_seconds", "msg")
+        kept = ("services", "slice", "hub", "hubs", "uptime_seconds", "msg")
         return {
             "time": time,
             "healthy": self.healthy,
@@ -139,7 +149,8 @@ def build(machines: Sequence[Machine], max_sample_age_seconds: float) -> Report:
             # Of several hubs the one that lags most counts; never seen lags more than any age.
             known = ages.get(machine.name, 0.0)
             ages[machine.name] = None if age is None or known is None else max(age, known)
-            if age is None or age > max_sample_age_seconds:
+            # What a robot in a dead zone says of itself is the cause, and the age of its samples the consequence.
+            if (age is None or age > max_sample_age_seconds) and not machine.misses(hub):
                 problems.append(_stale(machine.name, hub, age, max_sample_age_seconds))
     troubled = {(problem.host, problem.service) for problem in problems}
     present = [(machine.name, service["unit"]) for machine in machines for service in machine.services]
@@ -239,9 +250,16 @@ def _slice_row(machine: Machine, age: float | None, troubled: set[tuple[str, str
             memory.get("limit_bytes"),
         ),
         percent(memory.get("working_set_bytes"), memory.get("limit_bytes")),
+        *sizes(_queued(machine)),
         UNKNOWN if age is None else f"{age:.0f} s",
     )
     return cells, (machine.name, slice_["unit"]) not in troubled
+
+
+def _queued(machine: Machine) -> int | None:
+    """Bytes that wait on a robot for its hubs; None if it has none, or did not say."""
+    pending = [hub["pending_bytes"] for hub in machine.hubs if hub["pending_bytes"] is not None]
+    return sum(pending) if pending else None
 
 
 def problem_lines(problem: Problem) -> list[Line]:

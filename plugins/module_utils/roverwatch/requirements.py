@@ -6,13 +6,20 @@ A line names the variable or the thing, and says what to do; the caller puts the
 from __future__ import annotations
 
 import difflib
-from typing import Any, Dict, Iterable, List, Mapping, Sequence
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from . import gateway
 from .sizes import from_bytes, to_bytes
 
 ARCHITECTURES = ("x86_64", "aarch64")
+
+# Of fleet_secret: every password at the hubs can be computed from it, so it must not be found by trying.
+SECRET_CHARACTERS = 32
+NEW_ONE = (
+    'ansible-vault encrypt_string --name fleet_secret "$(openssl rand -hex 32)" >> group_vars/all/vault.yml makes one'
+)
 
 
 def machine(found: Mapping[str, Any], needed_bytes: int, controller_time: float, clock_skew_max: float) -> List[str]:
@@ -88,21 +95,112 @@ def budget(memory_budget: object, memory_caps: Mapping[str, Sequence[object]]) -
     return problems
 
 
-def variables(role: str, options: Mapping[str, Any], values: Mapping[str, Any]) -> List[str]:
-    """Whether a role's variables have the types and choices of its meta/argument_specs.yml.
+def variables(role: str, options: Mapping[str, Any], values: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[str]]:
+    """A role's variables as the types of its meta/argument_specs.yml, and what is wrong with the others.
 
     `values` are all variables of the host that start with the role's name. One that the role does not know is most
     often misspelt, and would otherwise do nothing.
     """
-    known = {name: value for name, value in values.items() if name in options}
-    result = ArgumentSpecValidator(dict(options)).validate(known)
-    problems = ["role {}: {}".format(role, message) for message in result.error_messages]
+    right: Dict[str, Any] = {}
+    problems = []
+    for name in sorted(set(values) & set(options)):
+        result = ArgumentSpecValidator({name: options[name]}).validate({name: values[name]})
+        if not result.error_messages:
+            right[name] = result.validated_parameters[name]
+        elif secret(options[name]):
+            problems.append(
+                "role {}: {} is not what it should be: {}. Its value is not shown".format(
+                    role, name, options[name].get("type", "str")
+                )
+            )
+        else:
+            problems += ["role {}: {}".format(role, message) for message in result.error_messages]
     for name in sorted(set(values) - set(options)):
         close = difflib.get_close_matches(name, options, 1)
         problems.append(
             "role {} has no variable {}{}".format(role, name, ": did you mean {}?".format(close[0]) if close else "")
         )
+    return right, problems
+
+
+def secret(option: Mapping[str, Any]) -> bool:
+    """Whether a variable's value, or a part of it, must be in no message."""
+    return bool(option.get("no_log")) or any(secret(part) for part in option.get("options", {}).values())
+
+
+def fleet_secret(value: object) -> List[str]:
+    """Whether the fleet's secret is one; the value is in no line."""
+    if value is None or value == "":
+        return ["fleet_secret is not set, and every password at the hubs is computed from it: " + NEW_ONE]
+    if not isinstance(value, str):
+        return ["fleet_secret is no text: put it into quotes"]
+    if len(value) < SECRET_CHARACTERS:
+        return [
+            "fleet_secret has {} characters, at least {} are needed: {}".format(len(value), SECRET_CHARACTERS, NEW_ONE)
+        ]
+    return []
+
+
+def hubs(listed: Sequence[Mapping[str, Any]]) -> List[str]:
+    """Whether each entry of vmagent_hubs is a hub."""
+    problems = []
+    for hub in listed:
+        if not hub.get("url"):
+            continue  # said below
+        try:
+            gateway.endpoint(str(hub["url"]))
+        except ValueError as error:
+            name = hub.get("name") or "without a name"
+            problems.append("vmagent_hubs: hub {}: url {}: correct hub_url or hub_address".format(name, error))
+    for key in ("name", "url"):
+        values = [hub.get(key) for hub in listed]
+        if None in values or "" in values:
+            problems.append("vmagent_hubs: each hub needs a {}".format(key))
+        for value in sorted({str(value) for value in values if value and values.count(value) > 1}):
+            problems.append("vmagent_hubs: two hubs have the {} {}".format(key, value))
     return problems
+
+
+def reached(name: str, url: str, kind: str, reason: str, authorities: str) -> str:
+    """What keeps a robot from a hub, from the `kind` of the gateway's fault; `authorities` is vmagent_hub_ca."""
+    deploy = "ansible-playbook playbooks/site.yml --limit {}".format(name)
+    renew = "{} renews a certificate that was made here; one of your own (vmauth_tls_cert) you bring anew".format(
+        deploy
+    )
+    signed = "vmagent_hub_ca ({})".format(authorities) if authorities else "an authority that the system trusts"
+    what, remedy = {
+        gateway.NAME: (
+            "its name does not resolve: {}".format(reason),
+            "Set hub_address of {} to a name or an address that robots know".format(name),
+        ),
+        gateway.AUTHORITY: (
+            "its certificate is not signed by {}: {}".format(signed, reason),
+            "Name the authority of the hub's certificate in vmagent_hub_ca; {}".format(renew),
+        ),
+        gateway.HOSTNAME: (
+            "its certificate is not for this name: {}".format(reason),
+            "Have the name in vmauth_tls_names of {} and in its certificate, or another hub_address; {}".format(
+                name, renew
+            ),
+        ),
+        gateway.EXPIRED: ("its certificate has expired", renew[0].upper() + renew[1:]),
+        gateway.NOT_YET_VALID: (
+            "its certificate is not valid yet",
+            "Set the robot's clock and the controller's: timedatectl set-ntp true",
+        ),
+        gateway.TLS: (
+            "what answers there does not speak TLS: {}".format(reason),
+            "Have hub_url of {} name the port of its gateway (vmauth_port)".format(name),
+        ),
+    }.get(
+        kind,
+        (
+            reason,
+            "Is the hub deployed and running ({}), does hub_address name it, and does vmauth_allow_from of {} name "
+            "this robot's network?".format(deploy, name),
+        ),
+    )
+    return "hub {} cannot be used: {}: {}. {}".format(name, url, what, remedy)
 
 
 def owned(role: str, roles: Iterable[str], names: Iterable[str]) -> List[str]:

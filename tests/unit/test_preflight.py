@@ -1,0 +1,195 @@
+"""Preflight as Ansible runs it, on this machine: what is an error, what a warning, and what is never shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tls
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+SECRET = "correct horse battery staple 0123456789"
+
+CA = tls.authority()
+
+
+class Run:
+    """A run of preflight on a host with these variables."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.output = ""
+
+    def __call__(self, roles: list[str], variables: dict[str, Any], *arguments: str) -> dict[str, Any]:
+        result = self.directory / "result.json"
+        options = {"memory_budget": "1G", "store": str(self.directory), "disk_reserve": "1M", "clock_skew_max": 60}
+        keep = {"content": "{{ found | to_json }}", "dest": str(result)}
+        tasks = [
+            {"roverwatch.fleet.preflight": options | {"roles": roles}, "register": "found", "ignore_errors": True},
+            {"ansible.builtin.copy": keep, "check_mode": False, "diff": False},
+        ]
+        play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
+        (self.directory / "play.yml").write_text(yaml.safe_dump([play]))
+        host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable} | variables
+        (self.directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"robot-1": host}}}))
+        done = subprocess.run(
+            [
+                BIN / "ansible-playbook",
+                "-vvv",
+                "-i",
+                self.directory / "hosts.yml",
+                *arguments,
+                self.directory / "play.yml",
+            ],
+            cwd=ROOT,
+            env=os.environ | {"NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.output = done.stdout + done.stderr
+        assert done.returncode == 0, self.output
+        found: dict[str, Any] = json.loads(result.read_text())
+        return found
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+@pytest.fixture
+def robot(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A robot with a hub that refuses connections."""
+    (tmp_path / "ca.pem").write_bytes(CA.pem)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield {
+            "fleet_secret": SECRET,
+            "vmagent_hubs": [{"name": "hub-1", "url": f"https://localhost:{bound.getsockname()[1]}"}],
+            "vmagent_hub_ca": str(tmp_path / "ca.pem"),
+        }
+
+
+def lines(found: dict[str, Any], word: str, where: str = "problems") -> list[str]:
+    return [line for line in found.get(where, []) if word in line]
+
+
+def test_a_hub_that_cannot_be_reached(run: Run, robot: dict[str, Any]) -> None:
+    found = run(["vmagent"], robot)
+    (problem,) = lines(found, "hub hub-1 cannot be used")
+    assert "connection refused" in problem
+    assert "vmagent_hubs_required: false" in problem
+    assert f"- robot-1: {problem}" in found["msg"]
+
+
+def test_it_is_a_warning_where_hubs_need_not_be_there(run: Run, robot: dict[str, Any]) -> None:
+    for variables, arguments in ((robot, ["--check"]), (robot | {"vmagent_hubs_required": False}, [])):
+        found = run(["vmagent"], variables, *arguments)
+        assert lines(found, "hub-1") == []
+        assert "[WARNING]: robot-1: hub hub-1 cannot be used" in run.output
+
+
+def test_a_hub_that_can_be_reached(run: Run, robot: dict[str, Any], tmp_path: Path) -> None:
+    with tls.serving(tmp_path, tls.server(CA, ["localhost"])) as port:
+        url = f"https://localhost:{port}"
+        found = run(["vmagent"], robot | {"vmagent_hubs": [{"name": "hub-1", "url": url}]})
+    assert found["hubs"] == {url: None}
+    assert lines(found, "hub-1") == []
+
+
+def test_a_list_of_hubs_that_is_none(run: Run, robot: dict[str, Any]) -> None:
+    found = run(
+        ["vmagent"], robot | {"vmagent_hubs": [{"name": "hub-1"}, {"name": "hub-2", "url": "http://hub-2:8428"}]}
+    )
+    assert found["hubs"] == {}
+    assert len(lines(found, "each hub needs a url")) == len(lines(found, "http://hub-2:8428")) == 1
+
+
+def test_authorities_that_are_not_there_yet(run: Run, robot: dict[str, Any], tmp_path: Path) -> None:
+    gone = robot | {"vmagent_hub_ca": str(tmp_path / "gone.pem")}
+    (problem,) = lines(run(["vmagent"], gone), "vmagent_hub_ca")
+    assert "gone.pem is not on the controller" in problem
+    found = run(["vmagent"], gone, "--check")
+    assert lines(found, "vmagent_hub_ca") == lines(found, "hub-1") == []
+    assert "[WARNING]: robot-1: vmagent_hub_ca" in run.output
+
+
+def test_no_secret_is_shown(run: Run, robot: dict[str, Any]) -> None:
+    short = "s3cr3t-and-short"
+    wrong = {
+        "sensor_service_secrets": short,
+        "vmauth_previous_secret": "{{ '" + short + "' | roverwatch.fleet.to_bytes }}",
+    }
+    found = run(["sensor_service", "vmagent", "vmauth"], robot | wrong | {"fleet_secret": "{{ '" + short + "' }}"})
+    assert lines(found, "fleet_secret has 16 characters")
+    assert lines(found, "sensor_service_secrets is not what it should be: dict")
+    assert lines(found, "vmauth_previous_secret cannot be computed")
+    assert short not in run.output
+    assert short not in json.dumps(found)
+    run(["vmagent", "vmauth"], robot)
+    assert SECRET not in run.output
+
+
+def test_everything_wrong_is_said_at_once(run: Run, robot: dict[str, Any]) -> None:
+    wrong = {
+        "fleet_secret": "",
+        "vmagent_outage": "99y",
+        "vmagent_series": 1500,
+        "vmagent_scrape_interval": "15s",
+        "vmagent_queue_max": "1G",
+        "vmagent_port": "eighty",
+        "vmagent_queu_max": "1G",
+        "victoriametrics_retention": "3m",
+    }
+    found = run(["victoriametrics", "vmagent"], robot | wrong)
+    for words in (
+        "fleet_secret is not set",
+        "hub hub-1 cannot be used",
+        "vmagent_outage is 99y",
+        "vmagent_port",
+        "did you mean vmagent_queue_max?",
+        "victoriametrics_retention: '3m' is no retention",
+    ):
+        assert len(lines(found, words)) == 1, words
+
+
+def test_the_certificate_of_a_hub(run: Run, tmp_path: Path) -> None:
+    pair = tls.server(CA, ["hub-1"])
+    (tmp_path / "hub.pem").write_bytes(pair.pem)
+    (tmp_path / "hub.key").write_bytes(pair.key_pem())
+    (tmp_path / "vault").write_text("open sesame")
+    vault = ["--vault-password-file", str(tmp_path / "vault")]
+    subprocess.run(
+        [BIN / "ansible-vault", "encrypt", *vault, tmp_path / "hub.key"], cwd=ROOT, check=True, capture_output=True
+    )
+    hub = {
+        "fleet_secret": SECRET,
+        "vmauth_tls_cert": str(tmp_path / "hub.pem"),
+        "vmauth_tls_key": str(tmp_path / "hub.key"),
+        "vmauth_tls_names": ["hub-1"],
+    }
+    assert lines(run(["vmauth"], hub, *vault), "vmauth_tls") == []
+    (problem,) = lines(run(["vmauth"], hub | {"vmauth_tls_names": ["hub-2"]}, *vault), "vmauth_tls")
+    assert "is not for hub-2, only for hub-1" in problem
+    (problem,) = lines(run(["vmauth"], hub | {"vmauth_tls_key": ""}, *vault), "vmauth_tls")
+    assert "vmauth_tls_key is empty" in problem
+    (problem,) = lines(run(["vmauth"], hub | {"vmauth_tls_key": "/nowhere.key"}, *vault), "vmauth_tls")
+    assert "vmauth_tls_key: /nowhere.key on the controller cannot be read" in problem
+    assert "PRIVATE KEY" not in run.output
+
+
+def test_the_disk(run: Run) -> None:
+    many = {"victoriametrics_retention": "99y", "vmagent_series": 10**9, "vmagent_scrape_interval": "15s"}
+    found = run(["victoriametrics", "vmagent"], many)
+    (problem,) = lines(found, "the disk of /var/lib/roverwatch")
+    assert "victoriametrics_retention 99y" in problem
