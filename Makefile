@@ -59,7 +59,8 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy
 	ansible-lint --offline --strict
 	ruff check .
 	ruff format --check .
-	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/filter plugins/inventory dashboards bench \
+	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/filter plugins/inventory \
+	  plugins/plugin_utils dashboards bench \
 	  tests/fleet.py tests/gateway.py tests/browser.py
 
 unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's invariants

@@ -5,3 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m bench.sensor
 python -m bench.fleet
+python -m bench.hub

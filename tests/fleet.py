@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import re
 import subprocess
@@ -323,12 +324,22 @@ def export(machine: str, match: str, start: float, end: float) -> Samples:
     return found
 
 
-def lacking(there: Samples, here: Samples) -> Samples:
-    """What the one has and the other has not, or has otherwise."""
+def lacking(there: Samples, here: Samples, rel_tol: float = 0.0) -> Samples:
+    """What the one has and the other has not, or has otherwise.
+
+    VictoriaMetrics keeps about twelve digits of a fraction, and rounds once more where one is copied out and in again:
+    `rel_tol` is for that.
+    """
+
+    def same(one: float | str | None, other: float | str | None) -> bool:
+        if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+            return math.isclose(one, other, rel_tol=rel_tol)
+        return one == other
+
     found = {}
     for name, samples in there.items():
         others = here.get(name, {})
-        missing = {stamp: value for stamp, value in samples.items() if stamp not in others or others[stamp] != value}
+        missing = {t: value for t, value in samples.items() if t not in others or not same(value, others[t])}
         if missing:
             found[name] = missing
     return found

@@ -17,6 +17,7 @@ RARE = {
     "container_oom_events_total": "the file of the OOM kills is written at the first one",
     "roverwatch_release_state": "written by an update",
     "roverwatch_release_state_timestamp_seconds": "written by an update",
+    "roverwatch_backup_last_success_timestamp_seconds": "written by a backup",
     "robot:push_failing": "there while a push fails",
 }
 # What the names of metrics start with, and functions and labels do not.

@@ -117,20 +117,27 @@ def test_a_certificate_that_runs_out_is_renewed_and_nobody_notices(host):
     [
         (
             "robot-1",
-            {"vmagent_hubs": [{"name": "hub-9", "url": "https://hub-9.invalid:8427"}]},
-            ["robot-1:", "hub-9.invalid", "resolve", "vmagent_hubs_required"],
+            {
+                "fleet_secret": "short",
+                "vmagent_outage": "365d",
+                "vmagent_hubs": [
+                    {"name": "hub-9", "url": "https://hub-9.invalid:8427"},
+                    {"name": "hub-1", "url": "https://hub-1:9999"},
+                ],
+            },
+            [
+                *("fleet_secret", "32", "ansible-vault", "hub-9.invalid", "resolve", "hub-1:9999", "refused"),
+                *("vmagent_hubs_required", "vmagent_outage", "365d", "vmagent_queue_max"),
+            ],
         ),
+        ("hub-1", {"victoriametrics_retention": "soon"}, ["victoriametrics_retention", "soon"]),
         (
-            "robot-1",
-            {"vmagent_hubs": [{"name": "hub-1", "url": "https://hub-1:9999"}]},
-            ["robot-1:", "hub-1:9999", "refused"],
+            "hub-1",
+            {"victoriametrics_retention": "900y", "vmauth_tls_cert": "/nowhere.pem", "vmauth_tls_key": "/nowhere.key"},
+            ["victoriametrics_retention", "900y", "free", "/nowhere.pem"],
         ),
-        ("robot-1", {"vmagent_outage": "365d"}, ["robot-1:", "vmagent_outage", "365d", "vmagent_queue_max"]),
-        ("robot-1", {"fleet_secret": "short"}, ["robot-1:", "fleet_secret", "32", "ansible-vault"]),
-        ("hub-1", {"victoriametrics_retention": "soon"}, ["hub-1:", "victoriametrics_retention", "soon"]),
-        ("hub-1", {"victoriametrics_retention": "900y"}, ["hub-1:", "victoriametrics_retention", "900y", "free"]),
-        ("hub-1", {"vmauth_tls_cert": "/nowhere.pem", "vmauth_tls_key": "/nowhere.key"}, ["hub-1:", "/nowhere.pem"]),
     ],
+    ids=["robot", "retention", "hub"],
 )
 def test_a_wrong_variable_is_refused_before_anything_is_touched(limit, variables, words):
     run = fleet.playbook("site.yml", "--limit", limit, "-e", json.dumps(variables))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import browser
-import dashboards
 import fleet
 import pytest
+
+import dashboards
 
 HUB, ROBOT = "hub-1", "robot-1"
 
@@ -37,7 +38,7 @@ def test_a_browser_draws_both_pages():
         assert missing <= rightly_empty, f"{name}: not drawn: {missing - rightly_empty}"
 
 
-@pytest.mark.parametrize(("where", "title"), [(HUB, "Fleet"), (ROBOT, "Robot")])
+@pytest.mark.parametrize(("where", "title"), [(HUB, "Roverwatch: fleet"), (ROBOT, "Roverwatch: robot")])
 def test_vmui_offers_the_dashboard(where, title):
     url = "http://127.0.0.1:8428/vmui/custom-dashboards"
     offered = fleet.python(

@@ -56,7 +56,7 @@ def server(certificate: bytes, key: bytes, names: Sequence[str], now: datetime) 
 
 def authorities(bundle: bytes, now: datetime) -> Findings:
     """Whether robots can verify hubs with these authorities (PEM): problems and warnings."""
-    if b"PRIVATE KEY-----" in bundle:
+    if b"PRIVATE KEY" in bundle:
         return [
             "vmagent_hub_ca: the file holds a private key, too, and would go to every robot: name certificates only"
         ], []

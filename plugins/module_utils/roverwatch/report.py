@@ -25,7 +25,7 @@ SERVICE_COLUMNS = (
 )
 SLICE_COLUMNS = ("ROBOT", "SLICE", "CAPS", "MEM", "PEAK", "BUDGET", "%", "QUEUE", "SAMPLE AGE AT HUB")
 # These hold text and stand to the left; figures stand to the right, so that their digits line up.
-TEXT_COLUMNS = frozenset({"ROBOT", "SERVICE", "STATE", "SLICE"})
+TEXT_COLUMNS = frozenset({"ROBOT", "SERVICE", "STATE", "SLICE", "HUB"})
 
 
 @dataclass(frozen=True)

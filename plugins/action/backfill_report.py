@@ -1,0 +1,55 @@
+"""The controller's part of a backfill's end: prints what was found and copied, keeps it, gives the verdict."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ansible import constants as C
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backfill_report, report
+
+display = Display()
+
+# What is registered on each robot.
+REGISTERED = ("plan", "own", "before", "copy", "after", "own_closer", "after_closer")
+
+
+class ActionModule(ActionBase):
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset({*REGISTERED, "hubs", "path"})
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        args = self._task.args
+        variables = task_vars or {}
+        robots = []
+        for host in sorted(variables["ansible_play_hosts_all"], key=_reading_order):
+            known = variables["hostvars"][host]
+            results = {name: known.get(args[name]) or {} for name in REGISTERED}
+            robots.append(backfill_report.Robot(host, self._task.check_mode, **results))
+        unreachable = {
+            answer["item"]: report.message(answer) for answer in args["hubs"]["results"] if "ping" not in answer
+        }
+        verdict = backfill_report.Report(robots, unreachable, self._task.check_mode)
+        for line in verdict.lines():
+            display.display(line.text, color=None if line.healthy is None else _colour(line.healthy))
+        display.display(verdict.summary, color=_colour(not verdict.problems))
+        if not self._task.check_mode:
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            write_atomically(Path(args["path"]), json.dumps(verdict.as_dict(now), indent=2) + "\n")
+        return {"changed": False, "failed": bool(verdict.problems), "msg": verdict.summary}
+
+
+def _reading_order(host: str) -> tuple[bool, list[tuple[int, str]]]:
+    return report.reading_order(report.Machine(host, True, None))
+
+
+def _colour(healthy: bool) -> str:
+    colour: str = C.COLOR_OK if healthy else C.COLOR_ERROR
+    return colour
