@@ -43,7 +43,8 @@ demo: $(BIN)/.locked engine ## Three robots and a hub in Docker, provisioned and
 	lab/stage.sh "provisioning" $(PLAY) playbooks/site.yml
 	lab/stage.sh "first samples" $(PLAY) playbooks/lab/settle.yml
 	lab/stage.sh "health" $(PLAY) playbooks/health.yml
-	lab/stage.sh "dashboards" $(PLAY) playbooks/credentials.yml playbooks/dashboards.yml -e dashboards_hours=1
+	lab/stage.sh "dashboards" $(PLAY) playbooks/lab/settle.yml playbooks/credentials.yml playbooks/dashboards.yml \
+	  -e lab_samples=12 -e dashboards_hours=0.25
 	lab/stage.sh summary
 	hub=https://$$(docker port roverwatch-hub-1 8427/tcp | head -n 1)
 	echo "The dashboards: reports/dashboards/fleet.html and reports/dashboards/robot-1.html, in any browser"

@@ -31,6 +31,7 @@ def everything_runs():
 
 def catch_up(robot: str, hub: str, since: float) -> float:
     """Wait until the robot's queue for the hub is empty; returns the seconds that it took."""
+    assert fleet.eventually(lambda: fleet.answers(fleet.container(hub), "8428/health"), 60), f"{hub} does not answer"
     assert fleet.eventually(lambda: fleet.newest_sample_age(hub, robot) < 5, 600), f"{robot} → {hub}: not up to date"
     assert fleet.eventually(lambda: fleet.pending_bytes(robot, hub) == 0, 600), f"{robot} → {hub}: a queue stays"
     return time.time() - since
