@@ -324,16 +324,17 @@ def export(machine: str, match: str, start: float, end: float) -> Samples:
     return found
 
 
-def lacking(there: Samples, here: Samples, rel_tol: float = 0.0) -> Samples:
-    """What the one has and the other has not, or has otherwise.
+# VictoriaMetrics stores decimals, the values of a block with one exponent: what lies beside a value decides on its last
+# digits, and may be something else on a hub than on a robot.
+PRECISION = 1e-11
 
-    VictoriaMetrics keeps about twelve digits of a fraction, and rounds once more where one is copied out and in again:
-    `rel_tol` is for that.
-    """
+
+def lacking(there: Samples, here: Samples) -> Samples:
+    """What the one has and the other has not, or has otherwise. Timestamps are compared to the millisecond."""
 
     def same(one: float | str | None, other: float | str | None) -> bool:
         if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-            return math.isclose(one, other, rel_tol=rel_tol)
+            return math.isclose(one, other, rel_tol=PRECISION)
         return one == other
 
     found = {}

@@ -85,7 +85,7 @@ request.add_header('Authorization', 'Basic ' + base64.b64encode(('robot-1:' + pa
 print(u.urlopen(request, context=ssl.create_default_context(cafile='/etc/roverwatch/vmagent/hub-ca.pem')).status)
 """
     assert fleet.python(robot, send).strip() == "204"
-    arrived = f"timestamp(last_over_time(forged_sample[5m])) == {stamp / 1000}"
+    arrived = f"tlast_over_time(forged_sample[5m]) == {stamp / 1000}"
     assert fleet.eventually(lambda: gateway.rows("hub-1", arrived), 30)
     assert [row["robot"] for row in gateway.rows("hub-1", arrived)] == ["robot-1"]
 

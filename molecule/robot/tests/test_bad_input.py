@@ -42,6 +42,7 @@ def container(host) -> str:
         ),
         ({"vmagent_memory_max": "80Mb"}, ["robot-1: vmagent_memory_max: '80Mb' is no size", "such as 80M"]),
         ({"memory_budget": "-1"}, ["robot-1: memory_budget: '-1' is no size"]),
+        ({"vmagent_scrape_interval": "5parsecs"}, ["robot-1: vmagent_scrape_interval: '5parsecs' is no duration"]),
         ({"vmagent_port": "eighty"}, ["robot-1: role vmagent", "vmagent_port", "int"]),
         ({"vmagent_memory_mx": "48M"}, ["no variable vmagent_memory_mx", "did you mean vmagent_memory_max?"]),
         (
@@ -91,7 +92,10 @@ def test_a_misspelt_group_is_an_error_and_not_a_run_that_does_nothing(host, tmp_
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"vmagent_scrape_interval": "5parsecs"}, ["scrape.yml is invalid, and nothing was changed", "5parsecs"]),
+        (
+            {"vmagent_labels": {"robot": ["robot-1"]}},
+            ["scrape.yml is invalid, and nothing was changed", "vmagent says"],
+        ),
         (
             {"sensor_service_sources": [{"type": "simulated", "interval_seconds": -1}]},
             [
