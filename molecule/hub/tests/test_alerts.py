@@ -15,6 +15,7 @@ RULES = sorted((fleet.ROOT / "roles" / "vmalert" / "files" / "rules").glob("*.ym
 # Metrics that exist only once something has happened, or on other machines than the lab's.
 RARE = {
     "container_oom_events_total": "the file of the OOM kills is written at the first one",
+    "node_textfile_mtime_seconds": "likewise",
     "roverwatch_release_state": "written by an update",
     "roverwatch_release_state_timestamp_seconds": "written by an update",
     "roverwatch_backup_last_success_timestamp_seconds": "written by a backup",
