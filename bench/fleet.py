@@ -199,7 +199,7 @@ def tables(results: dict[str, Any]) -> str:
                 ["robot", "system", "seconds until every service answers"],
                 [[name, row["system"], str(row["seconds"])] for name, row in results["restart"].items()],
             ),
-            "### What is sent to a robot",
+            "### What is sent to a robot or a hub",
             table(
                 ["artifact", "version", "architecture", "MiB", "source"],
                 [
