@@ -268,9 +268,7 @@ def answers(where: Any, *addresses: str) -> bool:
 
 def container_of(host: Any) -> str:
     """The Docker container that a machine of the lab is."""
-    lab = os.environ.get("ROVERWATCH_LAB", "demo")
-    name = host.backend.get_hostname()
-    return f"roverwatch{'' if lab == 'demo' else '-' + lab}-{name}"
+    return container(host.backend.get_hostname())
 
 
 def docker(*args: str) -> str:

@@ -9,6 +9,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import load
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import programs
 
 display = Display()
 
@@ -29,11 +30,11 @@ class ActionModule(ActionBase):
             return found
         result = {"changed": False, "planned": plan.describe(found["url"]), "unit": plan.unit}
         if self._task.check_mode:
-            brought = self._bring()
+            brought = programs.bring(self, load.GENERATOR, self.variables)
             return brought if brought.get("failed") else result
 
         try:
-            outcome = self._bring()
+            outcome = programs.bring(self, load.GENERATOR, self.variables)
             if not outcome.get("failed"):
                 display.display(f"{self.host}: {result['planned']}")
                 outcome = self._load(plan, found["url"], outcome["path"])
@@ -75,19 +76,4 @@ class ActionModule(ActionBase):
         answer: dict[str, Any] = self._execute_module(
             "roverwatch.fleet.load_test", module_args={"step": step, **args}, task_vars=self.variables
         )
-        return answer
-
-    def _bring(self) -> dict[str, Any]:
-        task = self._task.copy()
-        task.args = {"name": load.GENERATOR, **self._task.args}
-        artifact = self._shared_loader_obj.action_loader.get(
-            "roverwatch.fleet.artifact",
-            task=task,
-            connection=self._connection,
-            play_context=self._play_context,
-            loader=self._loader,
-            templar=self._templar,
-            shared_loader_obj=self._shared_loader_obj,
-        )
-        answer: dict[str, Any] = artifact.run(task_vars=self.variables)
         return answer

@@ -10,6 +10,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backup_plan
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import from_bytes
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import programs
 
 display = Display()
 
@@ -74,18 +75,7 @@ class HubRun(ActionBase):
 
     def bring(self) -> str:
         """Put the program onto the hub. Its path there."""
-        task = self._task.copy()
-        task.args = {"name": self.program, **self._task.args}
-        artifact = self._shared_loader_obj.action_loader.get(
-            "roverwatch.fleet.artifact",
-            task=task,
-            connection=self._connection,
-            play_context=self._play_context,
-            loader=self._loader,
-            templar=self._templar,
-            shared_loader_obj=self._shared_loader_obj,
-        )
-        answer: dict[str, Any] = artifact.run(task_vars=self.variables)
+        answer = programs.bring(self, self.program, self.variables)
         if answer.get("failed"):
             raise StepFailed(answer)
         path: str = answer["path"]

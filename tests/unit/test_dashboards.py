@@ -110,7 +110,10 @@ def of_a_robot(name: str, boot: int) -> Iterator[tuple[dict[str, str], Value]]:
         yield one("sensor_failed_total", 0, job="sensor", source=source)
         yield one("sensor_loop_iterations_total", counting(1), job="sensor", source=source)
         newest = int(time.time()) - MINUTES * 60
-        taken: Callable[[int], float] = lambda number, newest=newest: newest + number * INTERVAL_SECONDS  # type: ignore[misc] # noqa: E731
+
+        def taken(number: int, newest: float = newest) -> float:
+            return newest + number * INTERVAL_SECONDS
+
         yield one("sensor_last_sample_timestamp_seconds", taken, job="sensor", source=source)
     for sensor, unit in {"arm_celsius": "celsius", "battery_volts": "volts", "distance_meters": "meters"}.items():
         yield one("sensor_reading", 23.5, job="sensor", source="simulated", sensor=sensor, unit=unit)

@@ -22,7 +22,7 @@ _DESTINATION = re.compile(r"(fs:///|s3://|gs://|azblob://){}".format(_PATH))
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # The sandbox of the run hides the first four; the stack's own directory goes with the stack.
-_HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/", "/var/lib/roverwatch/")  # noqa: S108
+_HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/", "/var/lib/roverwatch/")  # noqa: S108  (refused, not used)
 
 _SECRETS_REMEDY = {
     "s3": "access_key_id and secret_access_key, and perhaps session_token and region",
