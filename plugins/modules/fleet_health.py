@@ -48,6 +48,18 @@ options:
     description: An OOM kill is a problem for this long.
     type: float
     default: 900
+  restart_window_seconds:
+    description:
+      - A service that ended and that systemd started again less than this ago is a problem. The restarts that a
+        deployment asks for do not count.
+    type: float
+    default: 0
+  hubs_may_be_silent:
+    description: >-
+      A hub that nobody answers at, as in a dead zone, or that has trouble itself (an HTTP error other than 401) is no
+      problem of this machine. A refused credential or certificate is one as ever.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Runs the same in check mode, as it changes nothing.
@@ -178,6 +190,8 @@ def main() -> None:
             "ready_timeout_seconds": {"type": "float", "default": 2.0},
             "hub_timeout_seconds": {"type": "float", "default": 5.0},
             "oom_window_seconds": {"type": "float", "default": 900.0},
+            "restart_window_seconds": {"type": "float", "default": 0.0},
+            "hubs_may_be_silent": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -190,6 +204,8 @@ def main() -> None:
         ready_timeout_seconds=module.params["ready_timeout_seconds"],
         hub_timeout_seconds=module.params["hub_timeout_seconds"],
         oom_window_seconds=module.params["oom_window_seconds"],
+        restart_window_seconds=module.params["restart_window_seconds"],
+        hubs_may_be_silent=module.params["hubs_may_be_silent"],
     )
     try:
         result = health.check(options)

@@ -528,6 +528,33 @@ def test_a_dead_zone_is_one_problem_for_each_hub_and_nothing_else(hub: Hub) -> N
     ]
 
 
+@pytest.mark.parametrize(("status", "problems"), [(502, 0), (401, 1)])
+def test_what_is_the_hubs_own_trouble_is_no_problem_of_a_robot_where_hubs_may_be_silent(
+    hub: Hub, status: int, problems: int
+) -> None:
+    hub.status = status
+    with (
+        tls.serving(hub.root, tls.server(hub.authority, ["localhost"]), answer=hub.answer) as port,
+        socket.socket() as nobody,
+    ):
+        nobody.bind(("127.0.0.1", 0))
+        hub.deploy(port, nobody.getsockname()[1])
+        result = hub.machine.check(hub_timeout_seconds=20.0, ready_timeout_seconds=20.0, hubs_may_be_silent=True)
+    assert len(result["problems"]) == problems
+    assert [found["accepted"] for found in result["hubs"]] == [False, False]
+
+
+def test_a_restart_by_systemd_is_a_problem_for_as_long_as_it_is_asked_for(machine: Machine) -> None:
+    """Every unit of the machine was started again, once and a minute ago."""
+    assert machine.problems() == machine.problems(restart_window_seconds=30) == []
+    assert machine.problems(restart_window_seconds=300) == [
+        (unit, f"has ended and was started again by systemd 1 times, last {seconds} s ago")
+        for unit, seconds in (("roverwatch-sensor", 60), ("roverwatch-vmagent", 60))
+    ]
+    machine.units["roverwatch-vmagent"]["NRestarts"] = "0"
+    assert [unit for unit, _ in machine.problems(restart_window_seconds=300)] == ["roverwatch-sensor"]
+
+
 def test_hubs_that_hang_do_not_hold_the_check(hub: Hub, silent_url: str) -> None:
     hub.deploy(*[int(silent_url.removesuffix("/health").rpartition(":")[2])] * 2)
     result = hub.machine.check(hub_timeout_seconds=0.5)

@@ -63,6 +63,8 @@ class Options:
     ready_timeout_seconds: float = 2.0
     oom_window_seconds: float = 900.0
     hub_timeout_seconds: float = 5.0
+    restart_window_seconds: float = 0.0
+    hubs_may_be_silent: bool = False
 
 
 @dataclass(frozen=True)
@@ -311,6 +313,7 @@ def judge_service(service: Service, options: Options) -> list[Problem]:
     problems += _judge_certificate(service, options)
     problems += _judge_memory(service, redeploy)
     problems += _judge_oom(service, options)
+    problems += _judge_restarts(service, options)
     return problems
 
 
@@ -397,6 +400,16 @@ def _judge_oom(service: Service, options: Options) -> list[Problem]:
     what = f"was OOM-killed, last {oom.last_seconds:.0f} s ago ({oom.total} in all)"
     remedy = f"raise its <role>_memory_max in group_vars if this goes on; on {options.host}: journalctl -u {unit}"
     return [Problem(unit, what, remedy)]
+
+
+def _judge_restarts(service: Service, options: Options) -> list[Problem]:
+    """systemd counts the restarts since somebody started the unit, and does not say when: the last one was this start."""
+    restarts = int(service.shown.get("NRestarts", "0"))
+    if not restarts or service.uptime_seconds is None or service.uptime_seconds > options.restart_window_seconds:
+        return []
+    unit = service.installed.unit
+    what = f"has ended and was started again by systemd {restarts} times, last {service.uptime_seconds:.0f} s ago"
+    return [Problem(unit, what, f"on {options.host}: journalctl -u {unit} -n 50")]
 
 
 def _missing(options: Options, installed: Iterable[Installed]) -> list[Problem]:
@@ -534,6 +547,7 @@ class _Uplinks:
         self._jobs = [
             (hub, background.start(partial(uplink.ask, hub, self.timeout))) for hub in uplink.read(vmagent.hubs)
         ]
+        self._may_be_silent = options.hubs_may_be_silent
         self._queues = background.start(partial(uplink.queues, vmagent.ready_url, self.timeout))
         self._trends = [
             background.start(partial(uplink.trend, item.ready_url.rpartition("/")[0], self.timeout))
@@ -551,6 +565,8 @@ class _Uplinks:
             answer = background.result(job, deadline, uplink.late(self.timeout))
             queue = queues.get(hub.position)
             found.append(uplink.as_dict(hub, answer, queue))
+            if self._may_be_silent and answer.kind in (*gateway.NO_ANSWER, uplink.STATUS):
+                continue
             judged = uplink.judge(self.host, hub, answer, queue, next(iter(trends), uplink.NO_TREND))
             self.problems += [Problem("hub", what, remedy) for what, remedy in judged]
         return found
