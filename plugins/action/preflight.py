@@ -25,7 +25,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         args = self._task.args
-        variables = task_vars or {}
+        variables = self._with_defaults(args["roles"], task_vars or {})
         host = variables["inventory_hostname"]
         self.problems: list[str] = []
         self.warnings: list[str] = []
@@ -63,6 +63,16 @@ class ActionModule(ActionBase):
                 host, "\n".join(f"- {host}: {problem}" for problem in self.problems)
             )
         return result
+
+    def _with_defaults(self, roles: list[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """A role that is included later has not brought its defaults yet."""
+        defaults: dict[str, Any] = {}
+        for role in roles:
+            path = str(ROLES / role / "defaults" / "main.yml")
+            defaults |= self._loader.load_from_file(path, trusted_as_template=True) or {}
+        whole = {**defaults, **variables}
+        self._templar: Any = self._templar.copy_with_new_env(available_variables=whole)
+        return whole
 
     def _values(self, roles: list[str], variables: Mapping[str, Any]) -> dict[str, Any]:
         """The roles' variables on this host, those that are what they should be."""
