@@ -13,6 +13,7 @@ from ansible import constants as C
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import report
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import pages
 
 display = Display()
 
@@ -20,7 +21,7 @@ display = Display()
 class ActionModule(ActionBase):
     _requires_connection = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset({"results", "path", "max_sample_age_seconds", "robots_group"})
+    _VALID_ARGS = frozenset({"results", "path", "page", "max_sample_age_seconds", "robots_group"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
@@ -28,6 +29,7 @@ class ActionModule(ActionBase):
             {
                 "results": {"type": "str", "required": True},
                 "path": {"type": "path", "required": True},
+                "page": {"type": "path"},
                 "max_sample_age_seconds": {"type": "float", "default": 60.0},
                 "robots_group": {"type": "str", "default": "robots"},
             }
@@ -39,7 +41,12 @@ class ActionModule(ActionBase):
         display.display(verdict.summary, color=_colour(verdict.healthy))
         if not self._task.check_mode:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            write_atomically(Path(args["path"]), json.dumps(verdict.as_dict(now), indent=2) + "\n")
+            written = json.dumps(verdict.as_dict(now), indent=2) + "\n"
+            write_atomically(Path(args["path"]), written)
+            if args["page"]:
+                # Of the same data as the file, so the page can be made from the file as well.
+                write_atomically(Path(args["page"]), pages.health(json.loads(written)))
+                display.display(f"see {_short(args['page'])} in any browser; for programs, {_short(args['path'])}")
         return {"changed": False, "failed": not verdict.healthy, "msg": verdict.summary}
 
 
@@ -56,6 +63,11 @@ def write_atomically(path: Path, text: str) -> None:
         except BaseException:
             temporary.unlink()
             raise
+
+
+def _short(path: str) -> str:
+    """A path as one would type it here."""
+    return min(os.path.relpath(path), os.path.normpath(path), key=len)
 
 
 def _machines(task_vars: dict[str, Any], registered: str, robots_group: str) -> list[report.Machine]:

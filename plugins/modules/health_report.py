@@ -21,6 +21,9 @@ options:
     description: JSON file on the controller to write the same to, atomically. Not written in check mode.
     type: path
     required: true
+  page:
+    description: HTML file on the controller to write the same to for people, likewise.
+    type: path
   max_sample_age_seconds:
     description: How old a robot's newest sample on a hub may be.
     type: float
@@ -44,6 +47,7 @@ EXAMPLES = r"""
   health_report:
     results: __health
     path: "{{ playbook_dir }}/../reports/health.json"
+    page: "{{ playbook_dir }}/../reports/health.html"
   run_once: true
 """
 
