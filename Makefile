@@ -60,7 +60,7 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy
 	ansible-lint --offline --strict
 	ruff check .
 	ruff format --check .
-	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/filter plugins/inventory \
+	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/callback plugins/filter plugins/inventory \
 	  plugins/plugin_utils dashboards bench \
 	  tests/fleet.py tests/gateway.py tests/browser.py
 

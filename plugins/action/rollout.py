@@ -1,0 +1,266 @@
+"""The controller's steps of a rollout: the plan, the journal, the verdicts. What they decide is in module_utils."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible import constants as C
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import durations, report, rollout
+
+display = Display()
+
+DURATIONS = ("rollout_deadline", "rollout_bake", "rollout_gate_patience")
+NOT_THERE = "cannot be reached"
+JOURNAL = "journal.jsonl"
+
+
+class ActionModule(ActionBase):
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset(
+        {"step", "phase", "wave", "reason", "statuses", "answers", "settings", "going_on", "verdict"}
+    )
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        self.variables = task_vars or {}
+        self.args = self._task.args
+        self.current: dict[str, Any] = self.variables.get("rollout_plan", {})
+        steps: Mapping[str, Callable[[], dict[str, Any]]] = {
+            "plan": self.plan,
+            "note": self.note,
+            "start_wave": self.start_wave,
+            "judge": self.judge,
+            "end_wave": self.end_wave,
+            "end": self.end,
+        }
+        try:
+            return {"changed": False, **steps[self.args["step"]]()}
+        except rollout.RolloutError as error:
+            raise AnsibleActionFail(f"nothing was changed: {error}") from error
+
+    # before the first wave
+
+    def plan(self) -> dict[str, Any]:
+        """Decide who is updated when, from what each robot says of itself."""
+        settings = self.args["settings"]
+        release = rollout.check_release(settings["rollout_release"])
+        times = {name: _seconds(settings, name) for name in DURATIONS}
+        robots = sorted(self.variables["ansible_play_hosts_all"], key=_reading_order)
+        folder = Path(settings["rollout_dir"]) / release
+        holder = _holder(folder.parent)
+
+        told = rollout.last_phases(rollout.read(folder / JOURNAL))
+        pending, updated, todo, problems = {}, [], [], []
+        for robot in robots:
+            status = self.variables["hostvars"][robot].get(self.args["statuses"]) or {}
+            if status.get("unreachable"):
+                if rollout.STATES.get(str(told.get(robot, {}).get("phase"))) == "updated":
+                    updated.append(robot)  # that it is off does not take the release from it
+                else:
+                    pending[robot] = report.message(status)
+            elif "state" not in status:
+                problems.append(
+                    f"{robot}: {report.message(status)}. If it has no roverwatch-release yet: ansible-playbook "
+                    f"playbooks/site.yml --limit {robot}"
+                )
+            elif status["applying"] and (status["applying"]["holder"], status["applying"]["id"]) != (holder, release):
+                problems.append(f"{robot}: {_taken(robot, status['applying'])}")
+            elif status["release"] == release and status["state"] == "confirmed" and not status["modified"]:
+                updated.append(robot)
+            else:
+                todo.append(robot)
+        if problems:
+            raise rollout.RolloutError("\n".join(problems))
+        if settings["rollout_gates"] and not settings["hubs"]:
+            raise rollout.RolloutError(
+                "rollout_gates ask a hub how the updated robots do, and the inventory has no host in the group hubs: "
+                "add one, or go without: -e '{\"rollout_gates\": []}'"
+            )
+        waves = rollout.waves(settings["rollout_waves"], settings["rollout_canaries"], todo, updated, pending)
+        allowed = int(rollout.share(settings["rollout_failure_budget"], len(robots), "rollout_failure_budget"))
+
+        run = f"{time.time():.3f}-{os.getppid()}"
+        plan = {
+            "release": release,
+            "holder": holder,
+            "run": run,
+            "directory": str(folder.resolve()),
+            "waves": [{"number": wave.number, "robots": wave.robots} for wave in waves],
+            "allowed": allowed,
+            "first": not updated,
+            "check_mode": self._task.check_mode,
+            **{name.removeprefix("rollout_"): seconds for name, seconds in times.items()},
+        }
+        if not self._task.check_mode:
+            self._open(plan, robots, pending, updated)
+        self._say_plan(plan, pending, updated)
+        return plan
+
+    def _open(self, plan: dict[str, Any], robots: list[str], pending: Mapping[str, str], updated: list[str]) -> None:
+        """Begin the journal of this run, unless another run on this controller is about the same robots."""
+        rollout.claim(Path(plan["directory"]).parent, os.getppid(), plan["release"], robots)
+        self.current = plan
+        self._journal(
+            phase="planned", robots=robots, **{key: plan[key] for key in ("waves", "allowed", "holder")},
+            release=plan["release"], operator=plan["holder"].partition(" ")[0],
+        )  # fmt: skip
+        for robot, why in pending.items():
+            self._journal(robot=robot, phase="pending", to=plan["release"], reason=f"{NOT_THERE}: {why}")
+        for robot in updated:
+            self._journal(robot=robot, phase="skipped", to=plan["release"], reason="has this release")
+        # What stays true of a run whose controller is killed.
+        cut_off = {"release": plan["release"], "outcome": rollout.STOPPED, "reason": "the run has not come to its end"}
+        write_atomically(Path(plan["directory"]) / "result.json", json.dumps(cut_off, indent=2) + "\n")
+
+    def _say_plan(self, plan: dict[str, Any], pending: Mapping[str, str], updated: list[str]) -> None:
+        display.display(f"rollout {plan['release']}: journal in {plan['directory']}/journal.jsonl")
+        for wave in plan["waves"]:
+            display.display(
+                f"  wave {wave['number']}: {report.count(len(wave['robots']), 'robot')}: {_some(wave['robots'])}"
+            )
+        if updated:
+            display.display(f"  has it: {report.count(len(updated), 'robot')}: {_some(updated)}", color=C.COLOR_OK)
+        if pending:
+            display.display(
+                f"  pending: {report.count(len(pending), 'robot')}: {_some(list(pending))}", color=C.COLOR_WARN
+            )
+
+    # one wave
+
+    def note(self) -> dict[str, Any]:
+        """Write down what a robot went through."""
+        robot = self.variables["inventory_hostname"]
+        self._journal(
+            robot=robot, phase=self.args["phase"], wave=self.args["wave"]["number"], to=self.current["release"],
+            reason=self.args.get("reason") or "",
+        )  # fmt: skip
+        return {}
+
+    def start_wave(self) -> dict[str, Any]:
+        wave = self._wave()
+        self._journal(phase="wave_started", wave=wave.number, reason="")
+        last = self.current["waves"][-1]["number"]
+        display.display(
+            f"wave {wave.number} of {last}: {report.count(len(wave.robots), 'robot')}: {_some(wave.robots)}"
+        )
+        return {}
+
+    def judge(self) -> dict[str, Any]:
+        """What becomes of the wave: the failure budget first, then what the hubs say."""
+        wave = self._wave()
+        lines = rollout.read(self._path())
+        found = rollout.judge_budget(lines, self.current["run"], wave, self.current["allowed"], self._first(wave))
+        answers = [_answer(answer) for answer in self.args["answers"]]
+        for answer in answers:
+            for gate in answer["gates"]:
+                self._journal(
+                    phase="gate", wave=wave.number, gate=f"{answer['hub']}: {gate['name']}", outcome=gate["outcome"],
+                    reason=gate["detail"],
+                )  # fmt: skip
+                display.display(
+                    f"  {answer['hub']}: {gate['name']}: {gate['outcome'].replace('_', ' ')}: {gate['detail']}",
+                    color={"pass": C.COLOR_OK, "fail": C.COLOR_ERROR}.get(gate["outcome"], C.COLOR_WARN),
+                )
+        if found.outcome == "pass":
+            found = rollout.judge_hubs(answers)
+        if found.outcome == "no_data" and self.args.get("going_on"):
+            found = rollout.Verdict("pass", f"the operator goes on without data: {found.reason}")
+            self._journal(phase="gate", wave=wave.number, gate="operator", outcome="pass", reason=found.reason)
+        return {"outcome": found.outcome, "reason": found.reason}
+
+    def end_wave(self) -> dict[str, Any]:
+        """Close the wave, and end the rollout unless it passed."""
+        wave, verdict = self._wave(), self.args["verdict"]
+        found = rollout.Verdict(verdict["outcome"], verdict["reason"])
+        if found.outcome == "pass":  # robots may have got lost since, on their confirmation
+            lines = rollout.read(self._path())
+            found = rollout.judge_budget(lines, self.current["run"], wave, self.current["allowed"], self._first(wave))
+        ended = {"pass": "passed", "fail": "failed", "no_data": "paused"}[found.outcome]
+        self._journal(phase="wave_ended", wave=wave.number, outcome=ended, reason=found.reason)
+        if found.outcome == "pass":
+            return {}
+        outcome = rollout.PAUSED if found.outcome == "no_data" else rollout.STOPPED
+        return self._finish(rollout.Verdict(outcome, f"wave {wave.number}: {found.reason}"))
+
+    def end(self) -> dict[str, Any]:
+        """The end after the last wave; or before the first, where the hubs say nothing."""
+        if "answers" in self.args:
+            found = rollout.judge_hubs([_answer(answer) for answer in self.args["answers"]])
+            if found.outcome != "no_data":
+                return {}
+            return self._finish(
+                rollout.Verdict(rollout.PAUSED, f"no robot was touched, nobody could judge the update: {found.reason}")
+            )
+        return self._finish(rollout.verdict(rollout.read(self._path())))
+
+    def _finish(self, found: rollout.Verdict) -> dict[str, Any]:
+        self._journal(phase="ended", outcome=found.outcome, reason=found.reason)
+        return {"failed": found.outcome != rollout.UPDATED, "msg": f"{found.outcome}: {found.reason}"}
+
+    # what all of them need
+
+    def _path(self) -> Path:
+        return Path(self.current["directory"]) / JOURNAL
+
+    def _journal(self, **line: Any) -> None:
+        if not self._task.check_mode:
+            rollout.append(self._path(), {"run": self.current["run"], **line})
+
+    def _wave(self) -> rollout.Wave:
+        return rollout.Wave(**self.args["wave"])
+
+    def _first(self, wave: rollout.Wave) -> bool:
+        return bool(self.current["first"]) and wave.number == self.current["waves"][0]["number"]
+
+
+def _seconds(settings: Mapping[str, Any], name: str) -> float:
+    try:
+        return durations.to_seconds(settings[name])
+    except ValueError as error:
+        raise rollout.RolloutError(f"{name}: {error}") from error
+
+
+def _holder(rollouts: Path) -> str:
+    """Who updates: the same for each run from this checkout, so that a run resumes what another has left."""
+    place = hashlib.sha256(str(rollouts.resolve()).encode()).hexdigest()[:8]
+    return f"{getpass.getuser()}@{socket.gethostname()} {place}"
+
+
+def _taken(robot: str, applying: Mapping[str, Any]) -> str:
+    until = time.strftime("%H:%M:%S", time.localtime(applying["deadline"]))
+    return (
+        f"is being updated to {applying['id']} by {applying['holder']}, and goes back at {until} unless it is "
+        f"confirmed: wait, or take it back now: ansible-playbook playbooks/rollback.yml --limit {robot}"
+    )
+
+
+def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What promql_gate found at a hub; a hub that could not be asked has no data."""
+    if "outcome" in answer:
+        return {"hub": answer["item"], "gates": [], **{k: answer[k] for k in ("outcome", "reason", "gates")}}
+    if not answer.get("unreachable"):
+        raise AnsibleActionFail(f"{answer['item']}: {report.message(answer)}")
+    reason = f"{NOT_THERE}: {report.message(answer)}"
+    gates = [{"name": "hub", "outcome": "no_data", "detail": reason}]
+    return {"hub": answer["item"], "outcome": "no_data", "reason": reason, "gates": gates}
+
+
+def _some(robots: list[str]) -> str:
+    return " ".join(robots[:8]) + (f" and {len(robots) - 8} more" if len(robots) > 8 else "")
+
+
+def _reading_order(host: str) -> tuple[bool, list[tuple[int, str]]]:
+    return report.reading_order(report.Machine(host, True, None))

@@ -1,0 +1,41 @@
+#!/usr/bin/python
+"""Documentation of the action plugin `releases_report`, which does the work on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: releases_report
+short_description: Print which robot runs which release
+description:
+  - Prints a table of every robot of the play, from what M(release) registered there and from what the hubs answered.
+  - Runs on the controller and needs no connection to any host. Run it once per play.
+options:
+  statuses:
+    description: The variable that M(release)'s status was registered as.
+    type: str
+    required: true
+  hubs:
+    description: The results of asking each hub for C(roverwatch_release_info).
+    type: list
+    elements: dict
+    required: true
+attributes:
+  check_mode:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Print the table
+  releases_report:
+    statuses: __releases
+    hubs: "{{ __releases_hubs.results }}"
+  run_once: true
+"""
+
+RETURN = r"""
+robots:
+  description: The rows of the table.
+  type: list
+  elements: dict
+  returned: always
+"""

@@ -1,0 +1,83 @@
+#!/usr/bin/python
+"""Documentation of the action plugin `rollout`, which does the work on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rollout
+short_description: The controller's steps of a rolling update
+description:
+  - Plans the waves of a rollout, keeps its journal, and gives the verdicts between waves. A building block of the role
+    C(rollout); needs no connection to any host.
+options:
+  step:
+    description:
+      - V(plan) decides from each robot's status who is updated in which wave, and refuses what cannot work; nothing has
+        been changed then. Register it as C(rollout_plan), which the other steps read.
+      - V(start_wave), V(judge) and V(end_wave) frame a wave; V(end_wave) fails where the rollout is to stop.
+      - V(note) writes what a robot went through into the journal.
+      - V(end) ends the rollout. It fails unless every robot has the release.
+    type: str
+    choices: [plan, note, start_wave, judge, end_wave, end]
+    required: true
+  statuses:
+    description: For V(plan), the variable that M(release)'s status was registered as.
+    type: str
+  settings:
+    description: For V(plan), the variables of the role C(rollout), and C(hubs).
+    type: dict
+  wave:
+    description: The wave's C(number) and C(robots).
+    type: dict
+  phase:
+    description: For V(note), what the robot went through.
+    type: str
+  reason:
+    description: For V(note), why.
+    type: str
+  answers:
+    description: What M(promql_gate) found, for each hub. V(end) with it only ends a rollout that nobody can judge.
+    type: list
+    elements: dict
+  going_on:
+    description: Whether the operator goes on without the hubs' data.
+    type: bool
+    default: false
+  verdict:
+    description: For V(end_wave), what V(judge) returned.
+    type: dict
+attributes:
+  check_mode:
+    description: Plans and says so, and writes no journal.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Plan the waves
+  rollout:
+    step: plan
+    statuses: __rollout_status
+    settings: "{{ settings }}"
+  register: rollout_plan
+  run_once: true
+"""
+
+RETURN = r"""
+outcome:
+  description: V(pass) confirms the wave, V(fail) takes it back, V(no_data) leaves it waiting.
+  type: str
+  returned: for judge
+reason:
+  description: Why.
+  type: str
+  returned: for judge
+waves:
+  description: C(number) and C(robots) of each wave.
+  type: list
+  elements: dict
+  returned: for plan
+directory:
+  description: Where the journal is.
+  type: str
+  returned: for plan
+"""
