@@ -240,5 +240,5 @@ def test_data_for_other_programs() -> None:
     assert data["time"] == "2026-01-02T03:04:05+00:00"
     assert data["problems"][0]["host"] == "robot-2"
     # What Ansible adds to a result is not ours to publish.
-    assert set(data["hosts"]["robot-1"]) == {"services", "slice", "uptime_seconds"}
-    assert data["hosts"]["robot-2"] == {"msg": "timed out"}
+    assert set(data["hosts"]["robot-1"]) == {"robot", "services", "slice", "uptime_seconds"}
+    assert data["hosts"]["robot-2"] == {"robot": True, "msg": "timed out"}

@@ -130,7 +130,10 @@ class Report:
             "problems": [asdict(problem) for problem in self.problems],
             "sample_age_seconds": dict(self.sample_ages),
             "hosts": {
-                machine.name: {key: machine.result[key] for key in kept if machine.result and key in machine.result}
+                machine.name: {
+                    "robot": machine.is_robot,
+                    **{key: machine.result[key] for key in kept if machine.result and key in machine.result},
+                }
                 for machine in self.machines
             },
         }

@@ -168,13 +168,12 @@ class Fleet:
     def __init__(self, found: Mapping[str, Any]) -> None:
         self.found = found
         self.asked = datetime.fromisoformat(found["time"])
-        hubs = _hubs(found["hosts"])
         ages = found["sample_age_seconds"]
         self.machines = [
             Machine(
                 anchor=f"machine-{number}",
                 name=name,
-                is_robot=name not in hubs,
+                is_robot=host["robot"],
                 found=host,
                 problems=[problem for problem in found["problems"] if problem["host"] == name],
                 sample_age=ages.get(name),
@@ -249,12 +248,6 @@ class Fleet:
 def parts_of(remedy: str) -> list[tuple[str, bool]]:
     """A remedy cut into words and commands; true for a command."""
     return [(part, bool(number % 2)) for number, part in enumerate(_COMMAND.split(remedy)) if part]
-
-
-def _hubs(hosts: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Names of the hubs: who answered as one, or is known to a robot as one."""
-    answered = {name for name, host in hosts.items() if "hub" in host}
-    return answered | {hub["name"] for host in hosts.values() for hub in host.get("hubs", ())}
 
 
 def _highest(candidates: Iterable[Extreme]) -> Extreme | None:
