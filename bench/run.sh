@@ -6,3 +6,4 @@ cd "$(dirname "$0")/.."
 python -m bench.sensor
 python -m bench.fleet
 python -m bench.hub
+PYTHONPATH=tests:plugins/module_utils python -m bench.rollout
