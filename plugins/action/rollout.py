@@ -62,34 +62,18 @@ class ActionModule(ActionBase):
         folder = Path(settings["rollout_dir"]) / release
         holder = _holder(folder.parent)
 
-        told = rollout.last_phases(rollout.read(folder / JOURNAL))
-        pending, updated, todo, problems = {}, [], [], []
-        for robot in robots:
-            status = self.variables["hostvars"][robot].get(self.args["statuses"]) or {}
-            if status.get("unreachable"):
-                if rollout.STATES.get(str(told.get(robot, {}).get("phase"))) == "updated":
-                    updated.append(robot)  # that it is off does not take the release from it
-                else:
-                    pending[robot] = report.message(status)
-            elif "state" not in status:
-                problems.append(
-                    f"{robot}: {report.message(status)}. If it has no roverwatch-release yet: ansible-playbook "
-                    f"playbooks/site.yml --limit {robot}"
-                )
-            elif status["applying"] and (status["applying"]["holder"], status["applying"]["id"]) != (holder, release):
-                problems.append(f"{robot}: {_taken(robot, status['applying'])}")
-            elif status["release"] == release and status["state"] == "confirmed" and not status["modified"]:
-                updated.append(robot)
-            else:
-                todo.append(robot)
-        if problems:
-            raise rollout.RolloutError("\n".join(problems))
+        statuses = {robot: self.variables["hostvars"][robot].get(self.args["statuses"]) or {} for robot in robots}
+        found = rollout.sort_robots(statuses, release, holder, rollout.last_phases(rollout.read(folder / JOURNAL)))
+        if found.problems:
+            raise rollout.RolloutError("\n".join(found.problems))
         if settings["rollout_gates"] and not settings["hubs"]:
             raise rollout.RolloutError(
                 "rollout_gates ask a hub how the updated robots do, and the inventory has no host in the group hubs: "
                 "add one, or go without: -e '{\"rollout_gates\": []}'"
             )
-        waves = rollout.waves(settings["rollout_waves"], settings["rollout_canaries"], todo, updated, pending)
+        waves = rollout.waves(
+            settings["rollout_waves"], settings["rollout_canaries"], found.todo, found.updated, found.pending
+        )
         allowed = int(rollout.share(settings["rollout_failure_budget"], len(robots), "rollout_failure_budget"))
 
         run = f"{time.time():.3f}-{os.getppid()}"
@@ -100,16 +84,16 @@ class ActionModule(ActionBase):
             "directory": str(folder.resolve()),
             "waves": [{"number": wave.number, "robots": wave.robots} for wave in waves],
             "allowed": allowed,
-            "first": not updated,
+            "first": not found.updated,
             "check_mode": self._task.check_mode,
             **{name.removeprefix("rollout_"): seconds for name, seconds in times.items()},
         }
         if not self._task.check_mode:
-            self._open(plan, robots, pending, updated)
-        self._say_plan(plan, pending, updated)
+            self._open(plan, robots, found)
+        self._say_plan(plan, found)
         return plan
 
-    def _open(self, plan: dict[str, Any], robots: list[str], pending: Mapping[str, str], updated: list[str]) -> None:
+    def _open(self, plan: dict[str, Any], robots: list[str], found: rollout.Sorted) -> None:
         """Begin the journal of this run, unless another run on this controller is about the same robots."""
         rollout.claim(Path(plan["directory"]).parent, os.getppid(), plan["release"], robots)
         self.current = plan
@@ -117,26 +101,26 @@ class ActionModule(ActionBase):
             phase="planned", robots=robots, **{key: plan[key] for key in ("waves", "allowed", "holder")},
             release=plan["release"], operator=plan["holder"].partition(" ")[0],
         )  # fmt: skip
-        for robot, why in pending.items():
+        for robot, why in found.pending.items():
             self._journal(robot=robot, phase="pending", to=plan["release"], reason=f"{NOT_THERE}: {why}")
-        for robot in updated:
+        for robot in found.updated:
             self._journal(robot=robot, phase="skipped", to=plan["release"], reason="has this release")
         # What stays true of a run whose controller is killed.
         cut_off = {"release": plan["release"], "outcome": rollout.STOPPED, "reason": "the run has not come to its end"}
         write_atomically(Path(plan["directory"]) / "result.json", json.dumps(cut_off, indent=2) + "\n")
 
-    def _say_plan(self, plan: dict[str, Any], pending: Mapping[str, str], updated: list[str]) -> None:
+    def _say_plan(self, plan: dict[str, Any], found: rollout.Sorted) -> None:
         display.display(f"rollout {plan['release']}: journal in {plan['directory']}/journal.jsonl")
         for wave in plan["waves"]:
             display.display(
                 f"  wave {wave['number']}: {report.count(len(wave['robots']), 'robot')}: {_some(wave['robots'])}"
             )
-        if updated:
-            display.display(f"  has it: {report.count(len(updated), 'robot')}: {_some(updated)}", color=C.COLOR_OK)
-        if pending:
-            display.display(
-                f"  pending: {report.count(len(pending), 'robot')}: {_some(list(pending))}", color=C.COLOR_WARN
-            )
+        for words, robots, colour in (
+            ("has it", found.updated, C.COLOR_OK),
+            ("pending", list(found.pending), C.COLOR_WARN),
+        ):
+            if robots:
+                display.display(f"  {words}: {report.count(len(robots), 'robot')}: {_some(robots)}", color=colour)
 
     # one wave
 
@@ -237,14 +221,6 @@ def _holder(rollouts: Path) -> str:
     """Who updates: the same for each run from this checkout, so that a run resumes what another has left."""
     place = hashlib.sha256(str(rollouts.resolve()).encode()).hexdigest()[:8]
     return f"{getpass.getuser()}@{socket.gethostname()} {place}"
-
-
-def _taken(robot: str, applying: Mapping[str, Any]) -> str:
-    until = time.strftime("%H:%M:%S", time.localtime(applying["deadline"]))
-    return (
-        f"is being updated to {applying['id']} by {applying['holder']}, and goes back at {until} unless it is "
-        f"confirmed: wait, or take it back now: ansible-playbook playbooks/rollback.yml --limit {robot}"
-    )
 
 
 def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:

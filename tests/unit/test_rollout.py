@@ -81,6 +81,59 @@ def test_the_budget_is_a_number_or_a_share():
     assert rollout.share(3, 4, "x") == 3
 
 
+# --- who is what
+
+ME, HERE = "alice@laptop 1234abcd", "2026.11.2"
+
+
+def status(state: str, release: str | None = "2026.11.1", **more: Any) -> dict[str, Any]:
+    return {"state": state, "release": release, "applying": None, "modified": False, **more}
+
+
+def applying(holder: str, release: str) -> dict[str, Any]:
+    return status("applying", applying={"id": release, "holder": holder, "begun": 0.0, "deadline": 60.0})
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        status("confirmed"),
+        status("unreleased", None),
+        status("rolled_back"),
+        status("failed"),
+        status("confirmed", HERE, modified=True),
+        applying(ME, HERE),
+    ],
+)
+def test_whoever_has_not_the_release_unchanged_is_to_be_updated(found: dict[str, Any]):
+    assert rollout.sort_robots({"robot-1": found}, HERE, ME, {}).todo == ["robot-1"]
+
+
+def test_who_has_it_is_left_alone():
+    assert rollout.sort_robots({"robot-1": status("confirmed", HERE)}, HERE, ME, {}).updated == ["robot-1"]
+
+
+def test_who_is_off_is_pending_unless_the_journal_knows_that_it_has_the_release():
+    off = {"unreachable": True, "msg": "no route to host"}
+    told = {"robot-1": line("robot-1", "confirmed"), "robot-2": line("robot-2", "rolled_back")}
+    found = rollout.sort_robots({"robot-1": off, "robot-2": off, "robot-3": off}, HERE, ME, told)
+    assert (found.updated, found.pending) == (["robot-1"], dict.fromkeys(["robot-2", "robot-3"], "no route to host"))
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (applying("bob@desk 99", HERE), "robot-1 is being updated to 2026.11.2 by bob@desk 99"),
+        (applying(ME, "2026.11.0"), "robot-1 is being updated to 2026.11.0 by alice@laptop"),
+        ({"failed": True, "msg": "No such file"}, "robot-1: No such file. If it has no roverwatch-release yet"),
+    ],
+)
+def test_what_is_in_the_way_is_said_with_its_remedy(found: dict[str, Any], words: str):
+    (problem,) = rollout.sort_robots({"robot-1": found, "robot-2": status("confirmed")}, HERE, ME, {}).problems
+    assert words in problem
+    assert "--limit robot-1" in problem
+
+
 # --- the journal
 
 

@@ -46,7 +46,7 @@ def release_args() -> dict[str, list[str]]:
 @pytest.fixture(scope="module", autouse=True)
 def no_old_rollouts() -> Iterator[None]:
     """Journals of an earlier run would be resumed."""
-    for folder in ROLLOUTS.glob("test-*"):
+    for folder in sorted(ROLLOUTS.glob("test-*")):
         shutil.rmtree(folder)
     yield
 
@@ -283,19 +283,17 @@ def test_a_killed_controller_and_a_power_cut_leave_robots_that_go_back_and_a_rol
     """Leaves the fleet on `pinned`."""
     settings = {"rollout_waves": [1, "100%"], "rollout_deadline": f"{SHORT_DEADLINE_SECONDS}s"}
     before = {robot: versions(robot) for robot in ROBOTS}
-    process = start_rollout("resumed", release_args["pinned"], **settings)
-    for robot in ROBOTS[1:]:
-        wait_for("resumed", robot, "deployed", wave=2)
-
-    # Somebody else, from here or from another controller, has to wait.
-    other = playbook("rolling_update.yml", *arguments("other", release_args["good"]))
-    assert "test-resumed is being rolled out to" in other.output
-    elsewhere = arguments("other", release_args["good"], rollout_dir=str(ROOT / ".lab" / "rollouts-elsewhere"))
-    refused = playbook("rolling_update.yml", *elsewhere)
-    assert "robot-2: is being updated to test-resumed by" in refused.output
-
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    with start_rollout("resumed", release_args["pinned"], **settings) as process:
+        try:
+            for robot in ROBOTS[1:]:
+                wait_for("resumed", robot, "deployed", wave=2)
+            # Somebody else, even with the same release, but from another controller, has to wait.
+            for name, elsewhere in (("other", {}), ("resumed", {"rollout_dir": str(ROOT / ".lab" / "elsewhere")})):
+                refused = playbook("rolling_update.yml", *arguments(name, release_args["good"], **elsewhere))
+                assert refused.rc != 0
+                assert "robot-2 is being updated to test-resumed by" in refused.output
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
     assert status("robot-3")["state"] == "applying"
 
     # One loses its power, too: it comes up on the old version.

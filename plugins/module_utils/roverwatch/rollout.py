@@ -13,10 +13,12 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from .report import message
 
 RELEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
@@ -60,6 +62,48 @@ class Wave:
 
     number: int
     robots: list[str]
+
+
+@dataclass
+class Sorted:
+    """The robots of a run: who is to be updated, who has the release, why who is not there, and what is in the way."""
+
+    todo: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    pending: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def sort_robots(
+    statuses: Mapping[str, Mapping[str, Any]], release: str, holder: str, told: Mapping[str, Line]
+) -> Sorted:
+    """Sort robots by what `roverwatch-release status` said there, or Ansible instead of it.
+
+    `told` is the last line of each robot in the journal: all that is known of one that is off.
+    """
+    found = Sorted()
+    for robot, status in statuses.items():
+        if status.get("unreachable"):
+            if STATES.get(str(told.get(robot, {}).get("phase"))) == UPDATED:
+                found.updated.append(robot)  # that it is off does not take the release from it
+            else:
+                found.pending[robot] = message(status)
+        elif "state" not in status:
+            found.problems.append(
+                f"{robot}: {message(status)}. If it has no roverwatch-release yet: ansible-playbook playbooks/site.yml "
+                f"--limit {robot}"
+            )
+        elif (update := status["applying"]) and (update["holder"], update["id"]) != (holder, release):
+            until = datetime.fromtimestamp(update["deadline"]).strftime("%H:%M:%S")  # noqa: DTZ006 (for people here)
+            found.problems.append(
+                f"{robot} is being updated to {update['id']} by {update['holder']}, and goes back at {until} unless it is "
+                f"confirmed: wait, or take it back now: ansible-playbook playbooks/rollback.yml --limit {robot}"
+            )
+        elif status["release"] == release and status["state"] == "confirmed" and not status["modified"]:
+            found.updated.append(robot)
+        else:
+            found.todo.append(robot)
+    return found
 
 
 def check_release(release: object) -> str:
