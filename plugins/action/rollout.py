@@ -86,6 +86,8 @@ class ActionModule(ActionBase):
             "allowed": allowed,
             "first": not found.updated,
             "check_mode": self._task.check_mode,
+            # Whom a hub may know something of.
+            "robots": [*found.updated, *found.todo],
             **{name.removeprefix("rollout_"): seconds for name, seconds in times.items()},
         }
         if not self._task.check_mode:
@@ -134,13 +136,26 @@ class ActionModule(ActionBase):
         return {}
 
     def start_wave(self) -> dict[str, Any]:
+        """See who of the wave is there and can be judged; the others are pending, which is no failure."""
         wave = self._wave()
+        statuses = {robot: self.variables["hostvars"][robot].get(self.args["statuses"]) or {} for robot in wave.robots}
+        robots, pending, found = rollout.admit(wave, statuses, [_answer(answer) for answer in self.args["answers"]])
         self._journal(phase="wave_started", wave=wave.number, reason="")
         last = self.current["waves"][-1]["number"]
-        display.display(
-            f"wave {wave.number} of {last}: {report.count(len(wave.robots), 'robot')}: {_some(wave.robots)}"
-        )
-        return {}
+        display.display(f"wave {wave.number} of {last}: {report.count(len(robots), 'robot')}: {_some(robots)}")
+        for robot, why in pending.items():
+            self._journal(robot=robot, phase="pending", wave=wave.number, to=self.current["release"], reason=why)
+            display.display(f"  {robot}: pending: {why}", color=C.COLOR_WARN)
+        if found.outcome != "pass":
+            return self._pause(wave, rollout.PAUSED, f"was not begun, as nobody could judge it: {found.reason}")
+        if not robots and self._first(wave):
+            why = f"none of the first wave can be updated now ({_some(list(pending))}); rollout_canaries names others"
+            return self._pause(wave, rollout.PENDING, why)
+        return {"number": wave.number, "robots": robots}
+
+    def _pause(self, wave: rollout.Wave, outcome: str, why: str) -> dict[str, Any]:
+        self._journal(phase="wave_ended", wave=wave.number, outcome="paused", reason=why)
+        return self._finish(rollout.Verdict(outcome, f"wave {wave.number}: {why}"))
 
     def judge(self) -> dict[str, Any]:
         """What becomes of the wave: the failure budget first, then what the hubs say."""
@@ -180,14 +195,7 @@ class ActionModule(ActionBase):
         return self._finish(rollout.Verdict(outcome, f"wave {wave.number}: {found.reason}"))
 
     def end(self) -> dict[str, Any]:
-        """The end after the last wave; or before the first, where the hubs say nothing."""
-        if "answers" in self.args:
-            found = rollout.judge_hubs([_answer(answer) for answer in self.args["answers"]])
-            if found.outcome != "no_data":
-                return {}
-            return self._finish(
-                rollout.Verdict(rollout.PAUSED, f"no robot was touched, nobody could judge the update: {found.reason}")
-            )
+        """The end after the last wave."""
         return self._finish(rollout.verdict(rollout.read(self._path())))
 
     def _finish(self, found: rollout.Verdict) -> dict[str, Any]:
@@ -204,7 +212,7 @@ class ActionModule(ActionBase):
             rollout.append(self._path(), {"run": self.current["run"], **line})
 
     def _wave(self) -> rollout.Wave:
-        return rollout.Wave(**self.args["wave"])
+        return rollout.Wave(self.args["wave"]["number"], self.args["wave"]["robots"])
 
     def _first(self, wave: rollout.Wave) -> bool:
         return bool(self.current["first"]) and wave.number == self.current["waves"][0]["number"]
@@ -226,12 +234,12 @@ def _holder(rollouts: Path) -> str:
 def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
     """What promql_gate found at a hub; a hub that could not be asked has no data."""
     if "outcome" in answer:
-        return {"hub": answer["item"], "gates": [], **{k: answer[k] for k in ("outcome", "reason", "gates")}}
+        return {"hub": answer["item"], **{k: answer[k] for k in ("outcome", "reason", "gates", "judgeable")}}
     if not answer.get("unreachable"):
         raise AnsibleActionFail(f"{answer['item']}: {report.message(answer)}")
     reason = f"{NOT_THERE}: {report.message(answer)}"
     gates = [{"name": "hub", "outcome": "no_data", "detail": reason}]
-    return {"hub": answer["item"], "outcome": "no_data", "reason": reason, "gates": gates}
+    return {"hub": answer["item"], "outcome": "no_data", "reason": reason, "gates": gates, "judgeable": []}
 
 
 def _some(robots: list[str]) -> str:

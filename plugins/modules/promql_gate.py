@@ -81,8 +81,8 @@ options:
     default: 5
   settle_seconds:
     description:
-      - For how long to ask again, every 2 s, while the outcome is V(no_data), as samples arrive late. The window gets
-        longer by what was waited.
+      - For how long to ask again, every 2 s, while the outcome is V(no_data) or a robot of O(updated) is not among
+        RV(judgeable), as samples arrive late. The window gets longer by what was waited.
     type: float
     default: 0
 attributes:
@@ -145,6 +145,13 @@ gates:
       description: Median of the robots of O(baseline), or null.
       type: float
       returned: always
+judgeable:
+  description:
+    - The robots of O(updated) and O(baseline) that are within the limits of each gate whose O(gates[].when_common) is
+      V(no_data). Of the others, the hub has nothing fresh, as of one that comes out of a dead zone with a full queue.
+  returned: success
+  type: list
+  elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule

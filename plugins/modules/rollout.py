@@ -14,14 +14,15 @@ options:
     description:
       - V(plan) decides from each robot's status who is updated in which wave, and refuses what cannot work; nothing has
         been changed then. Register it as C(rollout_plan), which the other steps read.
-      - V(start_wave), V(judge) and V(end_wave) frame a wave; V(end_wave) fails where the rollout is to stop.
+      - V(start_wave), V(judge) and V(end_wave) frame a wave. V(start_wave) returns who of it is there and can be judged,
+        to be registered as the wave of the other steps. It and V(end_wave) fail where the rollout is to stop.
       - V(note) writes what a robot went through into the journal.
       - V(end) ends the rollout. It fails unless every robot has the release.
     type: str
     choices: [plan, note, start_wave, judge, end_wave, end]
     required: true
   statuses:
-    description: For V(plan), the variable that M(release)'s status was registered as.
+    description: For V(plan) and V(start_wave), the variable that M(release)'s status was registered as.
     type: str
   settings:
     description: For V(plan), the variables of the role C(rollout), and C(hubs).
@@ -36,7 +37,7 @@ options:
     description: For V(note), why.
     type: str
   answers:
-    description: What M(promql_gate) found, for each hub. V(end) with it only ends a rollout that nobody can judge.
+    description: For V(start_wave) and V(judge), what M(promql_gate) found at each hub.
     type: list
     elements: dict
   going_on:

@@ -276,12 +276,41 @@ def test_a_pass_has_no_reason():
                 "baseline": 0.0,
             }
         ],
+        "judgeable": ["new", "old"],
     }
+
+
+FRESH = Gate("sample age", "age", max=30, unit="seconds", when_common=NO_DATA)
+
+
+@pytest.mark.parametrize(
+    ("ages", "able"),
+    [
+        ({"new": "5", "old": "5"}, ["new", "old"]),
+        ({"new": "77", "old": "5"}, ["old"]),
+        ({"old": "5"}, ["old"]),
+        ({"new": "NaN", "old": "5"}, ["old"]),
+        ({"new": "77", "old": "99"}, []),
+    ],
+)
+def test_a_robot_without_fresh_samples_cannot_be_judged(ages: dict[str, str], able: list[str]):
+    assert asked(Hub(ages), [FRESH])["judgeable"] == able
+    assert asked(Hub(ages), [Gate("anything else", "x", max=30)])["judgeable"] == ["new", "old"]
+
+
+def test_nobody_can_be_judged_by_a_hub_that_does_not_answer():
+    assert asked(Hub((503, "starting")), [Gate("anything", "x", max=30)])["judgeable"] == []
+
+
+def test_a_robot_that_catches_up_is_waited_for():
+    hub = Hub({"new": "77", "old": "5"}, {"new": "77", "old": "5"}, {"new": "4", "old": "5"})
+    found = asked(hub, [FRESH], settle_seconds=30.0)
+    assert (found["outcome"], found["judgeable"], len(hub.queries)) == (PASS, ["new", "old"], 3)
 
 
 def test_no_gates_pass():
     request = Request("http://127.0.0.1:9", [], ["new"], [], 60)
-    assert promql_gate.evaluate(request) == {"outcome": PASS, "reason": "", "gates": []}
+    assert promql_gate.evaluate(request) == {"outcome": PASS, "reason": "", "gates": [], "judgeable": ["new"]}
 
 
 def test_robots_that_nobody_asked_for_are_left_out():

@@ -208,6 +208,36 @@ def answer(hub: str, outcome: str) -> dict[str, Any]:
     return {"hub": hub, "outcome": outcome, "reason": f"{outcome} of {hub}"}
 
 
+def judging(*robots: str) -> dict[str, Any]:
+    return {**answer("hub-1", "pass"), "judgeable": list(robots)}
+
+
+THERE: dict[str, dict[str, Any]] = {"robot-2": {"state": "confirmed"}, "robot-3": {"state": "confirmed"}}
+OFF = {"unreachable": True, "msg": "no route to host"}
+
+
+def test_a_wave_takes_those_that_are_there_and_that_a_hub_can_judge():
+    assert rollout.admit(WAVE, THERE, [judging("robot-2", "robot-3")])[:2] == (["robot-2", "robot-3"], {})
+    assert rollout.admit(WAVE, THERE, [judging("robot-2"), judging("robot-3")])[:2] == (["robot-2", "robot-3"], {})
+    robots, pending, verdict = rollout.admit(WAVE, {**THERE, "robot-3": OFF}, [judging("robot-2")])
+    assert (robots, pending, verdict.outcome) == (["robot-2"], {"robot-3": "no route to host"}, "pass")
+    robots, pending, verdict = rollout.admit(WAVE, THERE, [judging("robot-1", "robot-3")])
+    assert (robots, list(pending), verdict.outcome) == (["robot-3"], ["robot-2"], "pass")
+
+
+def test_a_wave_that_no_hub_can_judge_is_not_begun():
+    robots, pending, verdict = rollout.admit(WAVE, THERE, [judging(), judging()])
+    assert (robots, pending, verdict.outcome) == ([], {}, "no_data")
+
+
+def test_where_no_hub_is_asked_a_wave_takes_who_is_there():
+    assert rollout.admit(WAVE, {**THERE, "robot-2": OFF}, [])[0] == ["robot-3"]
+
+
+def test_a_wave_of_which_nobody_could_be_updated_stops_nothing():
+    assert rollout.judge_budget([], "a", Wave(2, []), 0, first=False).outcome == "pass"
+
+
 @pytest.mark.parametrize(
     ("outcomes", "verdict"),
     [

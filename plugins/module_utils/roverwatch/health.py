@@ -403,7 +403,7 @@ def _judge_oom(service: Service, options: Options) -> list[Problem]:
 
 
 def _judge_restarts(service: Service, options: Options) -> list[Problem]:
-    """systemd counts the restarts since somebody started the unit, and does not say when: the last one was this start."""
+    """systemd counts restarts since somebody started the unit, and says no times: the last one was this start."""
     restarts = int(service.shown.get("NRestarts", "0"))
     if not restarts or service.uptime_seconds is None or service.uptime_seconds > options.restart_window_seconds:
         return []

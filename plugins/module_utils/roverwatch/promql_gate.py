@@ -193,21 +193,25 @@ def evaluate(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
-    """The outcome of all gates, as the module returns it; asked again for `settle_seconds` while there is no data.
+    """The outcome of all gates, as the module returns it.
 
-    Raises GateError.
+    Asks again for `settle_seconds` while there is no data, or none that is fresh of an updated robot. Raises GateError.
     """
     started = clock()
     while True:
         # The window begins where it began: it gets longer by what was waited.
         window_seconds = request.window_seconds + int(clock() - started)
-        verdicts = [_ask(request, gate, window_seconds) for gate in request.gates]
+        asked = [(gate, *_ask(request, gate, window_seconds)) for gate in request.gates]
+        verdicts = [verdict for _, verdict, _ in asked]
         outcome = worst(verdict.outcome for verdict in verdicts)
-        if outcome != NO_DATA or clock() - started + PAUSE_SECONDS > request.settle_seconds:
+        able = judgeable(((gate, values) for gate, _, values in asked), [*request.updated, *request.baseline])
+        settled = outcome != NO_DATA and set(request.updated) <= set(able)
+        if settled or clock() - started + PAUSE_SECONDS > request.settle_seconds:
             return {
                 "outcome": outcome,
                 "reason": _reason(verdicts, outcome),
                 "gates": [verdict.as_result() for verdict in verdicts],
+                "judgeable": able,
             }
         sleep(PAUSE_SECONDS)
 
@@ -223,7 +227,8 @@ def _escape(name: str) -> str:
     return "".join(char if _PLAIN.fullmatch(char) else rf"\\x{{{ord(char):x}}}" for char in name)
 
 
-def _ask(request: Request, gate: Gate, window_seconds: int) -> Verdict:
+def _ask(request: Request, gate: Gate, window_seconds: int) -> tuple[Verdict, Mapping[str, float] | None]:
+    """What a gate says, and the values of all robots; None where VictoriaMetrics does not answer."""
     robots = [*request.updated, *request.baseline]
     values: dict[str, float] = {}
     try:
@@ -236,8 +241,8 @@ def _ask(request: Request, gate: Gate, window_seconds: int) -> Verdict:
             why = _why_refused(request, expression) or str(error)
             raise GateError(f"gate {gate.name}: VictoriaMetrics refuses the query {gate.query}: {why}") from error
         detail = f"{request.url} does not answer: {error}"
-        return Verdict(gate.name, NO_DATA, detail, dict.fromkeys(request.updated))
-    return judge(gate, values, request.updated, request.baseline)
+        return Verdict(gate.name, NO_DATA, detail, dict.fromkeys(request.updated)), None
+    return judge(gate, values, request.updated, request.baseline), values
 
 
 def _why_refused(request: Request, expression: str) -> str:
@@ -271,6 +276,19 @@ def _by_robot(gate: Gate, samples: Iterable[promql.Sample]) -> dict[str, float]:
 def worst(outcomes: Iterable[str]) -> str:
     """The one that decides: `fail`, else `no_data`, else `pass`."""
     return min(outcomes, key=WORST_FIRST.index, default=PASS)
+
+
+def judgeable(asked: Iterable[tuple[Gate, Mapping[str, float] | None]], robots: Sequence[str]) -> list[str]:
+    """The robots that can be judged: of none if there is no answer, and of those within the limits of each gate whose
+    `when_common` is `no_data`, without which the other gates say nothing.
+    """
+    found = list(robots)
+    for gate, values in asked:
+        if values is None:
+            return []
+        if gate.when_common == NO_DATA:
+            found = [r for r in found if r in values and not math.isnan(values[r]) and gate.excess(values[r]) == 0]
+    return found
 
 
 def judge(gate: Gate, values: Mapping[str, float], updated: Sequence[str], baseline: Sequence[str]) -> Verdict:

@@ -94,10 +94,10 @@ def sort_robots(
                 f"--limit {robot}"
             )
         elif (update := status["applying"]) and (update["holder"], update["id"]) != (holder, release):
-            until = datetime.fromtimestamp(update["deadline"]).strftime("%H:%M:%S")  # noqa: DTZ006 (for people here)
+            until = datetime.fromtimestamp(update["deadline"]).strftime("%H:%M:%S")
             found.problems.append(
-                f"{robot} is being updated to {update['id']} by {update['holder']}, and goes back at {until} unless it is "
-                f"confirmed: wait, or take it back now: ansible-playbook playbooks/rollback.yml --limit {robot}"
+                f"{robot} is being updated to {update['id']} by {update['holder']}, and goes back at {until} unless it "
+                f"is confirmed: wait, or take it back now: ansible-playbook playbooks/rollback.yml --limit {robot}"
             )
         elif status["release"] == release and status["state"] == "confirmed" and not status["modified"]:
             found.updated.append(robot)
@@ -285,6 +285,8 @@ def judge_budget(lines: Sequence[Line], run: str, wave: Wave, allowed: int, firs
         return Verdict("fail", f"nothing is known of {', '.join(without[:5])}, see the messages above")
     failed = failures(lines, run)
     here = [line for line in failed if line["robot"] in wave.robots]
+    if not wave.robots:
+        return Verdict("pass", "nobody of the wave could be updated now")
     if here and first:
         return Verdict("fail", f"none may fail in the first wave: {told(here)}")
     if len(here) == len(wave.robots):
@@ -292,6 +294,23 @@ def judge_budget(lines: Sequence[Line], run: str, wave: Wave, allowed: int, firs
     if len(failed) > allowed:
         return Verdict("fail", f"{len(failed)} robots failed, rollout_failure_budget allows {allowed}: {told(failed)}")
     return Verdict("pass")
+
+
+def admit(
+    wave: Wave, statuses: Mapping[str, Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], dict[str, str], Verdict]:
+    """Who of a wave can be updated now, why the others cannot, and whether anybody could judge the update.
+
+    `statuses` are as for sort_robots, of this moment. `answers` are what promql_gate found at each hub, with
+    `judgeable`; there are none where nothing is asked of the hubs.
+    """
+    pending = {robot: message(statuses[robot]) for robot in wave.robots if statuses[robot].get("unreachable")}
+    able = {robot for answer in answers for robot in answer["judgeable"]}
+    if answers and not able:
+        return [], pending, judge_hubs([{**answer, "outcome": "no_data"} for answer in answers])
+    silent = [robot for robot in wave.robots if robot not in pending and answers and robot not in able]
+    pending |= dict.fromkeys(silent, "no hub has fresh samples of it, so nobody could judge its update")
+    return [robot for robot in wave.robots if robot not in pending], pending, Verdict("pass")
 
 
 def judge_hubs(answers: Sequence[Mapping[str, Any]]) -> Verdict:
