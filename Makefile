@@ -67,7 +67,7 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy
 
 unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's invariants
 	@lab/packages.sh mosquitto chromium
-	pytest -q
+	pytest -q --numprocesses auto
 
 test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios
 	@tests/run.sh

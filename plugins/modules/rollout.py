@@ -14,8 +14,8 @@ options:
     description:
       - V(plan) decides from each robot's status who is updated in which wave, and refuses what cannot work; nothing has
         been changed then. Register it as C(rollout_plan), which the other steps read.
-      - V(start_wave), V(judge) and V(end_wave) frame a wave. V(start_wave) returns who of it is there and can be judged,
-        to be registered as the wave of the other steps. It and V(end_wave) fail where the rollout is to stop.
+      - V(start_wave), V(judge) and V(end_wave) frame a wave. V(start_wave) returns who of it is there and can be
+        judged, to be registered as the wave of the other steps. It and V(end_wave) fail where the rollout is to stop.
       - V(note) writes what a robot went through into the journal.
       - V(end) ends the rollout. It fails unless every robot has the release.
     type: str

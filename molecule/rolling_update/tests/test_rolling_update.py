@@ -29,7 +29,7 @@ ROLES = ROOT / "molecule" / "rolling_update" / "roles"
 BAKE_SECONDS = 60 if fleet.SOAK else 15
 # Longer than an update of three robots at once with its bake.
 DEADLINE_SECONDS = 300
-SHORT_DEADLINE_SECONDS = 90
+SHORT_DEADLINE_SECONDS = 65 + BAKE_SECONDS
 
 UNTOUCHED = {"roverwatch-node-exporter", "roverwatch-victoriametrics"}
 
@@ -200,9 +200,10 @@ def test_the_same_command_again_changes_nothing(release_args):
 
 def test_check_mode_says_what_an_update_would_do_and_does_nothing(release_args):
     before = {robot: (running(robot), status(robot)) for robot in ROBOTS}
-    done = playbook("rolling_update.yml", "--check", "--diff", *arguments("checked", release_args["pinned"]))
+    limit = "--limit=robot-2,robot-3"
+    done = playbook("rolling_update.yml", "--check", "--diff", limit, *arguments("checked", release_args["pinned"]))
     assert done.rc == 0, done.output[-3000:]
-    assert "wave 3: 2 robots: robot-3 robot-4" in done.output
+    assert "wave 2: 1 robot: robot-3" in done.output
     assert "ROVERWATCH_REVISION" in done.output
     assert not (ROLLOUTS / "test-checked").exists()
     assert {robot: (running(robot), status(robot)) for robot in ROBOTS} == before
@@ -340,6 +341,8 @@ def test_robots_that_are_off_are_pending_and_those_that_get_lost_go_back_until_a
     assert [release(robot) for robot in ("robot-1", "robot-2")] == [("confirmed", "test-offline")] * 2
     assert healthy("robot-3")
 
+    # Out of the dead zone, their queues go to the hub first; until then nobody could judge them.
+    assert eventually(lambda: all(fleet.newest_sample_age("hub-1", robot) < 15 for robot in ROBOTS), 180)
     rolled = roll("offline", release_args["good"], **settings)
     assert rolled.outcome == "updated"
     assert rolled.phases("robot-1").count("begun") == 1
@@ -370,7 +373,7 @@ def test_without_the_hub_the_rollout_pauses_and_the_same_command_resumes(release
     try:
         rolled = roll("paused", release_args["pinned"])
         assert rolled.outcome == "paused"
-        assert "no robot was touched" in rolled.result["reason"]
+        assert "was not begun" in rolled.result["reason"]
         assert {robot: running(robot) for robot in ROBOTS} == before
     finally:
         docker("start", hub)
