@@ -42,6 +42,7 @@ class ActionModule(ActionBase):
             "plan": self.plan,
             "note": self.note,
             "start_wave": self.start_wave,
+            "tally": self.tally,
             "judge": self.judge,
             "end_wave": self.end_wave,
             "end": self.end,
@@ -58,6 +59,7 @@ class ActionModule(ActionBase):
         settings = self.args["settings"]
         release = rollout.check_release(settings["rollout_release"])
         times = {name: _seconds(settings, name) for name in DURATIONS}
+        rollout.check_times(times["rollout_deadline"], times["rollout_bake"])
         robots = sorted(self.variables["ansible_play_hosts_all"], key=_reading_order)
         folder = Path(settings["rollout_dir"]) / release
         holder = _holder(folder.parent)
@@ -156,6 +158,14 @@ class ActionModule(ActionBase):
     def _pause(self, wave: rollout.Wave, outcome: str, why: str) -> dict[str, Any]:
         self._journal(phase="wave_ended", wave=wave.number, outcome="paused", reason=why)
         return self._finish(rollout.Verdict(outcome, f"wave {wave.number}: {why}"))
+
+    def tally(self) -> dict[str, Any]:
+        """Who of the wave is how far, from the journal: asking each robot's variables takes far longer."""
+        lines, robots = rollout.read(self._path()), self._wave().robots
+        return {
+            key: rollout.at_phase(lines, self.current["run"], robots, phase)
+            for key, phase in (("updating", "deployed"), ("healthy", "healthy"))
+        }
 
     def judge(self) -> dict[str, Any]:
         """What becomes of the wave: the failure budget first, then what the hubs say."""

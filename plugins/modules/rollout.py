@@ -16,10 +16,11 @@ options:
         been changed then. Register it as C(rollout_plan), which the other steps read.
       - V(start_wave), V(judge) and V(end_wave) frame a wave. V(start_wave) returns who of it is there and can be
         judged, to be registered as the wave of the other steps. It and V(end_wave) fail where the rollout is to stop.
+      - V(tally) returns who of a wave is how far.
       - V(note) writes what a robot went through into the journal.
       - V(end) ends the rollout. It fails unless every robot has the release.
     type: str
-    choices: [plan, note, start_wave, judge, end_wave, end]
+    choices: [plan, note, start_wave, tally, judge, end_wave, end]
     required: true
   statuses:
     description: For V(plan) and V(start_wave), the variable that M(release)'s status was registered as.
@@ -77,6 +78,16 @@ waves:
   type: list
   elements: dict
   returned: for plan
+updating:
+  description: Robots of the wave that are deployed, and not judged yet.
+  type: list
+  elements: str
+  returned: for tally
+healthy:
+  description: Robots of the wave that are on the release, and well.
+  type: list
+  elements: str
+  returned: for tally
 directory:
   description: Where the journal is.
   type: str

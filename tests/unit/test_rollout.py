@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,14 @@ def test_what_is_in_the_way_is_said_with_its_remedy(found: dict[str, Any], words
     (problem,) = rollout.sort_robots({"robot-1": found, "robot-2": status("confirmed")}, HERE, ME, {}).problems
     assert words in problem
     assert "--limit robot-1" in problem
+
+
+@pytest.mark.parametrize(
+    ("deadline", "bake", "refused"), [(1800, 300, False), (60, 30, False), (59, 30, True), (300, 300, True)]
+)
+def test_a_deadline_that_nobody_could_meet_is_refused(deadline: float, bake: float, refused: bool):
+    with pytest.raises(rollout.RolloutError, match="rollout_deadline is") if refused else nullcontext():
+        rollout.check_times(deadline, bake)
 
 
 # --- the journal
@@ -355,6 +364,12 @@ def test_the_result_has_the_outcome_its_reason_and_the_counts():
     whole = rollout.summary(lines)
     assert rollout.result(whole)["robots"] == {"pending": 1, "rolled_back": 1, "updated": 1, "waiting": 1}
     assert rollout.sentence(whole) == "rollout r2: stopped, 1 of 4 robots: wave 2: leaks"
+
+
+def test_the_tally_is_of_this_run_and_of_the_last_phase():
+    lines = [line("robot-2", "deployed"), line("robot-2", "healthy"), line("robot-3", "healthy", run="before")]
+    assert rollout.at_phase(lines, "a", WAVE.robots, "healthy") == ["robot-2"]
+    assert rollout.at_phase(lines, "a", WAVE.robots, "deployed") == []
 
 
 def test_a_robot_that_nothing_is_known_of_is_never_taken_for_well():

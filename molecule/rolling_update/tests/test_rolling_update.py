@@ -209,14 +209,17 @@ def test_check_mode_says_what_an_update_would_do_and_does_nothing(release_args):
     assert {robot: (running(robot), status(robot)) for robot in ROBOTS} == before
 
 
-def test_one_robot_goes_back_and_who_runs_what_is_told(release_args):
+def test_a_wave_goes_back_and_who_runs_what_is_told(release_args):
     """Leaves robot-4 on what it had before `good`."""
-    done = playbook("rollback.yml", "--limit", "robot-4", "-e", "rollback_reason='a try'")
+    before = running("robot-1")
+    wave = ["-e", "rollback_release=test-good", "-e", "rollback_wave=3", "--limit", "robot-1,robot-4"]
+    done = playbook("rollback.yml", *wave, "-e", "rollback_reason='a try'")
     assert done.rc == 0, done.output
     assert release("robot-4")[0] == "rolled_back"
     assert not versions("robot-4")["roverwatch-sensor"].endswith("-good")
     assert healthy("robot-4")
-    again = playbook("rollback.yml", "--limit", "robot-4")
+    assert (release("robot-1"), running("robot-1")) == (("confirmed", "test-good"), before)
+    again = playbook("rollback.yml", *wave)
     assert (again.rc, again.changed()) == (0, {})
 
     told = playbook("releases.yml").output
@@ -235,6 +238,7 @@ def test_what_cannot_work_is_refused_before_anything_changes(release_args):
         ({"rollout_waves": ["ten"]}, "rollout_waves: 'ten'"),
         ({"rollout_bake": "long"}, "rollout_bake: 'long' is no duration"),
         ({"rollout_canaries": ["robot-9"]}, "rollout_canaries: robot-9"),
+        ({"rollout_deadline": "10s"}, "rollout_deadline is 10 s"),
     ):
         done = playbook("rolling_update.yml", *arguments("refused", release_args["pinned"], **settings))
         assert done.rc != 0

@@ -36,6 +36,8 @@ PHASES = (
     "failed",
     "unreachable",
 )
+# What there must at least be between the two, for a small robot.
+DEPLOYMENT_SECONDS = 30.0
 # What counts against the failure budget.
 FAILURES = ("rolled_back", "failed", "unreachable")
 # What a robot of a wave has behind it when the wave is judged.
@@ -124,6 +126,15 @@ def share(value: object, robots: int, variable: str) -> float:
     if match is None or (match[1] and float(match[1]) > 100):
         raise RolloutError(f"{variable}: {value!r} is neither a number of robots nor a percentage of them, such as 10%")
     return robots * float(match[1]) / 100 if match[1] else float(match[2])
+
+
+def check_times(deadline: float, bake: float) -> None:
+    """Whether a robot can be confirmed in time, in seconds. Raises RolloutError."""
+    if deadline < bake + DEPLOYMENT_SECONDS:
+        raise RolloutError(
+            f"rollout_deadline is {deadline:g} s, and a robot is not confirmed before it was deployed and rollout_bake "
+            f"({bake:g} s) is over: it would always go back. Make it longer, or the bake shorter"
+        )
 
 
 def waves(
@@ -256,6 +267,12 @@ def last_phases(lines: Iterable[Line]) -> dict[str, Line]:
 def failures(lines: Iterable[Line], run: str) -> list[Line]:
     """The last line of each robot that failed in this run."""
     return [line for line in last_phases(of_run(lines, run)).values() if line["phase"] in FAILURES]
+
+
+def at_phase(lines: Iterable[Line], run: str, robots: Sequence[str], phase: str) -> list[str]:
+    """Those of the robots whose last phase in this run is that one."""
+    phases = last_phases(of_run(lines, run))
+    return [robot for robot in robots if phases.get(robot, {}).get("phase") == phase]
 
 
 def told(lines: Sequence[Line]) -> str:
