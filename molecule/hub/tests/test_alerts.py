@@ -18,6 +18,7 @@ RARE = {
     "node_textfile_mtime_seconds": "likewise",
     "roverwatch_release_state": "written by an update",
     "roverwatch_release_state_timestamp_seconds": "written by an update",
+    "roverwatch_release_deadline_timestamp_seconds": "there while an update waits for its confirmation",
     "roverwatch_backup_last_success_timestamp_seconds": "written by a backup",
     "robot:push_failing": "there while a push fails",
 }
