@@ -21,7 +21,7 @@ from roverwatch import rollout
 from bench.fleet import INVENTORY, robots, run
 from bench.report import ROOT, machine, table, write_document, write_results
 
-RUNS = 5
+RUNS = 3
 ROBOT = "robot-1"
 BAKE_SECONDS = 10
 GOING_BACK = ("a good release, confirmed", "one that ends at its start", "one that never gets ready")

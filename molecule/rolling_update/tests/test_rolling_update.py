@@ -359,10 +359,11 @@ def test_an_update_that_cuts_off_ssh_comes_back_by_itself(release_args, monkeypa
     deployed = ["base", "release", "container_engine", "sensor_service"]
     before = (versions("robot-1"), running("robot-2"))
     settings = {"rollout_roles": [*deployed, "cut_off_ssh", "vmagent"], "base_roles": deployed}
-    rolled = roll("cut_off", release_args["pinned"], rollout_deadline="60s", **settings)
+    deadline = 45 + BAKE_SECONDS
+    rolled = roll("cut_off", release_args["pinned"], rollout_deadline=f"{deadline}s", **settings)
     assert rolled.outcome == "stopped"
     assert rolled.phases("robot-1")[-1] == "unreachable"
-    assert eventually(lambda: release("robot-1")[0] == "rolled_back", 90)
+    assert eventually(lambda: release("robot-1")[0] == "rolled_back", deadline + 30)
     assert (versions("robot-1"), running("robot-2")) == before
     tables = docker("exec", container("robot-1"), "nft", "list", "tables")
     assert "inet roverwatch" not in tables
