@@ -47,10 +47,11 @@ class ActionModule(ActionBase):
             self._journal(variables, PHASES[status["state"]], self._reason(status), status)
             if args["command"] == "rollback":
                 good = status["state"] == "rolled_back"
-                text = (
-                    f"{robot}: {status['state'].replace('_', ' ')}, release {status['release']}: {self._reason(status)}"
-                )
+                on = f"on {status['release']}" if status["release"] else "on what it had before its first release"
+                text = f"{robot}: {status['state'].replace('_', ' ')}, {on}: {self._reason(status)}"
                 display.display(text, color=C.COLOR_WARN if good else C.COLOR_ERROR)
+                # Back, and not well: whoever asked has to know. The reason is the robot's.
+                status |= {"failed": not good, "msg": self._reason(status)}
         return status
 
     def _reason(self, status: dict[str, Any]) -> str:
@@ -65,7 +66,7 @@ class ActionModule(ActionBase):
         plan, wave = variables["rollout_plan"], self._task.args.get("wave") or {}
         came_from = status["release"] if status and phase == "begun" else None
         rollout.append(
-            Path(plan["directory"]) / "journal.jsonl",
+            Path(plan["directory"]) / rollout.JOURNAL,
             {
                 "run": plan["run"],
                 "robot": variables["inventory_hostname"],

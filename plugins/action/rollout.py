@@ -23,7 +23,6 @@ display = Display()
 
 DURATIONS = ("rollout_deadline", "rollout_bake", "rollout_gate_patience")
 NOT_THERE = "cannot be reached"
-JOURNAL = "journal.jsonl"
 
 
 class ActionModule(ActionBase):
@@ -65,7 +64,9 @@ class ActionModule(ActionBase):
         holder = _holder(folder.parent)
 
         statuses = {robot: self.variables["hostvars"][robot].get(self.args["statuses"]) or {} for robot in robots}
-        found = rollout.sort_robots(statuses, release, holder, rollout.last_phases(rollout.read(folder / JOURNAL)))
+        found = rollout.sort_robots(
+            statuses, release, holder, rollout.last_phases(rollout.read(folder / rollout.JOURNAL))
+        )
         if found.problems:
             raise rollout.RolloutError("\n".join(found.problems))
         if settings["rollout_gates"] and not settings["hubs"]:
@@ -215,7 +216,7 @@ class ActionModule(ActionBase):
     # what all of them need
 
     def _path(self) -> Path:
-        return Path(self.current["directory"]) / JOURNAL
+        return Path(self.current["directory"]) / rollout.JOURNAL
 
     def _journal(self, **line: Any) -> None:
         if not self._task.check_mode:

@@ -59,12 +59,12 @@ class CallbackModule(CallbackBase):
         if self.plan is None:
             return
         folder = Path(self.plan["directory"])
-        lines = rollout.read(folder / "journal.jsonl")
+        lines = rollout.read(folder / rollout.JOURNAL)
         if rollout.of_run(lines, self.plan["run"])[-1]["phase"] != "ended":
             lost = rollout.failures(lines, self.plan["run"])
             reason = rollout.told(lost) or "the run ended before its last wave; see the messages above"
             self._append(phase="ended", outcome=rollout.STOPPED, reason=reason)
-            lines = rollout.read(folder / "journal.jsonl")
+            lines = rollout.read(folder / rollout.JOURNAL)
         rollout.disclaim(folder.parent, os.getpid())
         whole = rollout.summary(lines)
         write_atomically(folder / "result.json", json.dumps(rollout.result(whole), indent=2, ensure_ascii=False) + "\n")
@@ -78,4 +78,4 @@ class CallbackModule(CallbackBase):
 
     def _append(self, **line: Any) -> None:
         assert self.plan is not None
-        rollout.append(Path(self.plan["directory"]) / "journal.jsonl", {"run": self.plan["run"], **line})
+        rollout.append(Path(self.plan["directory"]) / rollout.JOURNAL, {"run": self.plan["run"], **line})

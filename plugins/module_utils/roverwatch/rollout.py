@@ -1,8 +1,9 @@
 """A rollout of one release over a fleet: its waves, its failure budget, and its journal.
 
-The journal has one JSON object a line. What a robot went through has `robot`, `phase` (one of PHASES), `wave`,
-`from`, `to` and `reason`; what concerns the rollout has `phase` alone: `planned`, `wave_started`, `gate`,
-`wave_ended`, `ended`. Every line has `time` (ISO 8601, UTC) and `run`, which tells the runs of a command apart.
+The journal has one JSON object a line. What a robot went through has `robot`, `phase` (pending, skipped, begun,
+deployed, healthy, confirmed, rolled_back, failed or unreachable), `wave`, `from`, `to` and `reason`; what concerns
+the rollout has `phase` alone: `planned`, `wave_started`, `gate`, `wave_ended`, `ended`. Every line has `time`
+(ISO 8601, UTC) and `run`, which tells the runs of a command apart.
 """
 
 from __future__ import annotations
@@ -20,23 +21,13 @@ from typing import Any
 
 from .report import message
 
+# In the rollout's directory.
+JOURNAL = "journal.jsonl"
 RELEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 # How a rollout ends. Only the first is a success.
 UPDATED, STOPPED, PAUSED, PENDING = "updated", "stopped", "paused", "pending"
-# What a robot went through, in the order in which it may come.
-PHASES = (
-    "pending",
-    "skipped",
-    "begun",
-    "deployed",
-    "healthy",
-    "confirmed",
-    "rolled_back",
-    "failed",
-    "unreachable",
-)
-# What there must at least be between the two, for a small robot.
+# What a deadline must at least leave for the deployment, beside the bake.
 DEPLOYMENT_SECONDS = 30.0
 # What counts against the failure budget.
 FAILURES = ("rolled_back", "failed", "unreachable")
