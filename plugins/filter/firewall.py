@@ -1,0 +1,23 @@
+"""Filters for who may reach a service: the one list of rules says it, and each service listens for those alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall
+
+
+def allowed_from(listed: object, group_names: Sequence[str], port: int | str) -> list[str]:
+    """The networks that firewall_rules lets reach a TCP port of a machine in these groups.
+
+    Rules that are wrong let nobody in; the preflight says what is wrong with them.
+    """
+    rules, _ = firewall.parse(listed)
+    found: list[str] = firewall.allowed_from(firewall.for_host(rules, group_names), int(port))
+    return found
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"allowed_from": allowed_from, "listen_on": firewall.listen_on}
