@@ -110,6 +110,15 @@ def test_a_large_body_is_refused_and_not_spooled_to_disk(service: tuple[subproce
         assert b" 413 " in client.recv(4096)
 
 
+def test_every_address_means_those_of_both_versions() -> None:
+    with serving(SENSOR_LISTEN="[::]:0") as (_, address):
+        port = int(address.rsplit(":", 1)[1])
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, port), timeout=5) as client:
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert b" 200 " in client.recv(4096), host
+
+
 def test_an_address_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

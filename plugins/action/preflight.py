@@ -11,12 +11,23 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import capacity, certificates, requirements
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
+    capacity,
+    certificates,
+    firewall,
+    requirements,
+)
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import to_bytes
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 ANYWAY = "vmagent_hubs_required: false deploys the robot all the same, and its queue keeps the samples until then"
+
+
+def listening_roles() -> list[str]:
+    """The roles of a service that can listen for others: those with a default of `<role>_allow_from` and a port."""
+    found = {path.parts[-3]: yaml.safe_load(path.read_text()) for path in sorted(ROLES.glob("*/defaults/main.yml"))}
+    return [role for role, values in found.items() if {f"{role}_allow_from", f"{role}_port"} <= set(values or {})]
 
 
 class ActionModule(ActionBase):
@@ -25,12 +36,16 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         args = self._task.args
-        variables = self._with_defaults(args["roles"], task_vars or {})
+        checks_firewall = "host_firewall" in args["roles"]
+        defaults_of = args["roles"] + (listening_roles() if checks_firewall else [])
+        variables = self._with_defaults(defaults_of, task_vars or {})
         host = variables["inventory_hostname"]
         self.problems: list[str] = []
         self.warnings: list[str] = []
 
         values = self._values(args["roles"], variables)
+        if checks_firewall:
+            self._firewall(values.get("host_firewall_rules", []), variables)
         if values.get("vmagent_hubs") or "vmauth" in args["roles"]:
             self._fleet_secret(variables)
         if values.get("vmauth_tls_cert") or values.get("vmauth_tls_key"):
@@ -94,6 +109,15 @@ class ActionModule(ActionBase):
             self.problems += problems
             values |= right
         return values
+
+    def _firewall(self, listed: object, variables: Mapping[str, Any]) -> None:
+        rules, problems = firewall.parse(listed, variables["groups"])
+        self.problems += problems
+        if problems:
+            return
+        names = [f"{role}_{what}" for role in listening_roles() for what in ("allow_from", "port")]
+        values = {name: self._templar.template(variables[name]) for name in names}
+        self.problems += firewall.listeners(firewall.for_host(rules, variables["group_names"]), values)
 
     def _fleet_secret(self, variables: Mapping[str, Any]) -> None:
         try:

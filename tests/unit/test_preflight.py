@@ -124,6 +124,32 @@ def test_authorities_that_are_not_there_yet(run: Run, robot: dict[str, Any], tmp
     assert "[WARNING]: robot-1: vmagent_hub_ca" in run.output
 
 
+RULES = [
+    {"name": "gateway", "groups": ["hubs"], "ports": [8427], "sources": ["10.20.0.0/16"]},
+    {"name": "metrics", "groups": ["all"], "ports": [8000, 9100], "sources": []},
+]
+
+
+def test_a_list_of_firewall_rules_that_is_wrong(run: Run) -> None:
+    listed = [*RULES, {**RULES[0], "groups": ["hubz"], "ports": [70000]}]
+    found = run(["host_firewall"], {"firewall_rules": listed, "node_exporter_allow_from": ["10.0.0.0/8"]})
+    for word in ("rule gateway: 2 rules", "port 70000", "no group hubz"):
+        assert len(lines(found, word)) == 1, found["msg"]
+        assert f"- robot-1: {lines(found, word)[0]}" in found["msg"]
+    assert lines(found, "allow_from") == [], "what hangs on the list is said once the list is right"
+
+
+def test_a_service_that_listens_for_whom_no_rule_lets_in(run: Run) -> None:
+    alone = {"sensor_service_allow_from": ["10.20.3.0/24"], "node_exporter_allow_from": ["10.0.0.0/8"]}
+    wide = [RULES[0], {**RULES[1], "sources": ["10.20.0.0/16"]}]
+    found = run(["host_firewall"], {"firewall_rules": wide, **alone})
+    (problem,) = lines(found, "allow_from")
+    assert "rule metrics" in problem
+    assert "node_exporter_allow_from is 10.0.0.0/8" in problem
+    assert lines(run(["host_firewall"], {"firewall_rules": wide}), "allow_from") == []
+    assert lines(run(["base"], {"firewall_rules": wide, **alone}), "allow_from") == [], "only where the rules are"
+
+
 def test_no_secret_is_shown(run: Run, robot: dict[str, Any]) -> None:
     short = "s3cr3t-and-short"
     wrong = {

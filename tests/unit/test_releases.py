@@ -13,7 +13,7 @@ import binaries
 import pytest
 import releases
 from jinja2 import Environment
-from roverwatch import images
+from roverwatch import firewall, images
 from roverwatch.store import MissingArtifact, Store
 from sensor_service import config
 from sensor_service.sources import Source, source_class
@@ -36,7 +36,7 @@ def variables() -> dict[str, dict[str, Any]]:
 def sources(variables: dict[str, Any], folder: Path) -> dict[str, Source]:
     """The sources that a release samples, from the configuration that its role writes."""
     environment = Environment()
-    environment.filters |= {"to_json": json.dumps, "bool": bool, "ternary": lambda value, yes, no: yes if value else no}
+    environment.filters |= {"to_json": json.dumps, "bool": bool, "roverwatch.fleet.listen_on": firewall.listen_on}
     toml = folder / "config.toml"
     toml.write_text(
         environment.from_string(TEMPLATE.read_text()).render(

@@ -77,6 +77,7 @@ def _bind(listen: str) -> socket.socket:
     host, port = split_listen(listen)
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
+        # [::] is for both versions: Linux hands what comes over IPv4 to the same socket.
+        return socket.create_server(address[:2], family=family, dualstack_ipv6=host == "::")
     except OSError as error:
         raise ListenError(f"cannot listen on {listen}: {error.strerror}") from error
