@@ -9,7 +9,7 @@ description:
   - M(community.docker.docker_containers) with two differences. A host is named by its container's label
     C(roverwatch.host) (C(robot-1) for the container C(roverwatch-robot-1)), so that the names on a series and in
     a report are those of a real fleet. Only containers of one lab are listed, and how each is reached is said as
-    well, with the keys in C(.lab/).
+    well, with the keys in C(.lab/). C(lab_addresses) are a machine's own, C(lab_networks) those of all.
 extends_documentation_fragment:
   - ansible.builtin.constructed
   - community.docker.docker.api_documentation
@@ -53,6 +53,7 @@ options:
     default: false
 """
 
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ class _LabClient:
         self._client = client
         self._lab = lab
         self.ports: dict[str, int] = {}
+        # As Docker made them: each machine's addresses of IPv4 and IPv6, and the networks that they are in.
+        self.addresses: dict[str, list[str]] = {}
+        self.networks: set[str] = set()
 
     def get_json(self, path: str, *args: Any, **options: Any) -> Any:
         answer = self._client.get_json(path, *args, **options)
@@ -82,6 +86,13 @@ class _LabClient:
         for container in ours:
             published = [p["PublicPort"] for p in container["Ports"] if p["PrivatePort"] == SSH_PORT]
             self.ports[container["Labels"]["roverwatch.host"]] = published[0] if published else UNREACHABLE_PORT
+            attached = list(container["NetworkSettings"]["Networks"].values())
+            found = [(one["IPAddress"], one["IPPrefixLen"]) for one in attached]
+            found += [(one["GlobalIPv6Address"], one["GlobalIPv6PrefixLen"]) for one in attached]
+            # A machine that is off, or in a dead zone, has none.
+            own = [ip_interface(f"{address}/{length}") for address, length in found if address]
+            self.addresses[container["Labels"]["roverwatch.host"]] = [str(address.ip) for address in own]
+            self.networks |= {str(address.network) for address in own}
         return [{**c, "Names": [c["Labels"]["roverwatch.host"]]} for c in ours]
 
 
@@ -110,5 +121,7 @@ class InventoryModule(DockerContainers):
         }
         for host, port in lister.ports.items():
             self.inventory.set_variable(host, "ansible_port", port)
+            self.inventory.set_variable(host, "lab_addresses", lister.addresses[host])
+            self.inventory.set_variable(host, "lab_networks", sorted(lister.networks))
             for name, value in reached.items():
                 self.inventory.set_variable(host, name, trust_as_template(value))
