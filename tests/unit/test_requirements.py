@@ -193,8 +193,8 @@ def test_what_is_no_hub(hub, words):
     ("kind", "words"),
     [
         (gateway.NAME, ["does not resolve", "hub_address of hub-1"]),
-        (gateway.REFUSED, ["why", "site.yml --limit hub-1", "hub_address", "vmauth_allow_from of hub-1"]),
-        (gateway.TIMEOUT, ["why", "site.yml --limit hub-1", "hub_address", "vmauth_allow_from of hub-1"]),
+        (gateway.REFUSED, ["why", "site.yml --limit hub-1", "hub_address of hub-1", "robot_networks"]),
+        (gateway.TIMEOUT, ["why", "site.yml --limit hub-1", "hub_address of hub-1", "robot_networks"]),
         (gateway.NETWORK, ["why", "hub_address"]),
         (gateway.AUTHORITY, ["not signed by vmagent_hub_ca (/ca.pem): why", "vmauth_tls_cert"]),
         (gateway.HOSTNAME, ["not for this name: why", "vmauth_tls_names of hub-1", "hub_address"]),

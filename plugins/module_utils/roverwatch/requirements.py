@@ -196,8 +196,8 @@ def reached(name: str, url: str, kind: str, reason: str, authorities: str) -> st
         kind,
         (
             reason,
-            "Is the hub deployed and running ({}), does hub_address name it, and does vmauth_allow_from of {} name "
-            "this robot's network?".format(deploy, name),
+            "Is the hub deployed and running ({}), does hub_address of {} name it, and do firewall_rules let this "
+            "robot's network in (robot_networks)?".format(deploy, name),
         ),
     )
     return "hub {} cannot be used: {}: {}. {}".format(name, url, what, remedy)
