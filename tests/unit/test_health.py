@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import loopback
 import pytest
 import tls
-from roverwatch import gateway, health, systemd, uplink
+from roverwatch import gateway, health, nftables, systemd, uplink
 
 MIB = 2**20
 CONTAINER = "c0ffee" * 10 + "cafe"
@@ -28,7 +28,7 @@ class Machine:
     def __init__(self, root: Path, url: str) -> None:
         self.root = root
         self.url = url
-        self.paths = health.Paths(root / "services.d", root / "textfile", root / "proc")
+        self.paths = health.Paths(root / "services.d", root / "textfile", root / "proc", root / "firewall.nft")
         self.cgroups = root / "cgroup"
         self.units: dict[str, dict[str, str]] = {}
         self.exe = root / "opt" / "vmagent"
@@ -624,3 +624,47 @@ def test_images_are_inspected_in_one_call(tmp_path: Path, monkeypatch: pytest.Mo
 def test_engine_that_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert health.inspect_images("podman", ["one"]) == {}
+
+
+RULES = nftables.render([], default_drop=True)
+NFT = """#!/bin/sh
+[ "$*" = "list tables" ] || exit 9
+cat {tables}
+"""
+
+
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `nft list tables` prints."""
+    nft = tmp_path / "bin" / "nft"
+    nft.parent.mkdir()
+    nft.write_text(NFT.format(tables=tmp_path / "tables"))
+    nft.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{nft.parent}:{os.environ['PATH']}")
+    return tmp_path / "tables"
+
+
+def firewall_problems(machine: Machine) -> list[dict[str, Any]]:
+    return [problem for problem in machine.check()["problems"] if problem["service"] == "roverwatch-firewall"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "word"), [("", "not in force"), ("table inet roverwatch2\n", "not in force"), (None, "cannot say")]
+)
+def test_rules_that_are_not_in_force(machine, tables, listed, word):
+    machine.paths.firewall.write_text(RULES)
+    if listed is not None:
+        tables.write_text(listed)
+    (problem,) = firewall_problems(machine)
+    assert word in problem["what"]
+    assert problem["remedy"] == "ansible-playbook playbooks/firewall.yml --limit robot-1"
+
+
+def test_rules_that_are_in_force_and_machines_without_any(machine, tables):
+    tables.write_text("table ip nat\n")
+    assert firewall_problems(machine) == []
+    machine.paths.firewall.write_text(nftables.render([]))
+    assert firewall_problems(machine) == []
+    machine.paths.firewall.write_text(RULES)
+    tables.write_text("table ip nat\ntable inet roverwatch\n")
+    assert firewall_problems(machine) == []

@@ -34,6 +34,8 @@ UNIT_PROPERTIES = (
 NEARLY_FULL = 0.95
 # An engine's client takes a second on a small robot under load; one that takes longer hangs.
 ENGINE_TIMEOUT_SECONDS = 5.0
+# Who may reach which port; the unit loads it when the machine starts, and who flushes all tables flushes it, too.
+FIREWALL_UNIT, FIREWALL_TABLE = "roverwatch-firewall", "table inet roverwatch"
 # Which service has the robot's own history, that of its queues among it.
 HISTORY_UNIT = "roverwatch-victoriametrics"
 DAY_SECONDS = 86400.0
@@ -74,6 +76,7 @@ class Paths:
     services: Path = Path("/etc/roverwatch/services.d")
     oom_records: Path = cgroup.OOM_RECORDS
     proc: Path = cgroup.PROC
+    firewall: Path = Path("/etc/roverwatch/firewall.nft")
 
 
 PATHS = Paths()
@@ -238,6 +241,7 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
         *_missing(options, installed),
         *(problem for service in services for problem in judge_service(service, options)),
         *judge_slice(slice_memory, sum(item.memory_max for item in installed), options),
+        *judge_firewall(options, paths.firewall),
     ]
     result: dict[str, Any] = {
         "services": [service.as_dict() for service in services],
@@ -335,6 +339,22 @@ def judge_slice(memory: cgroup.CgroupMemory | None, caps_total: int, options: Op
         remedy = f"lower a <role>_memory_max or raise memory_budget in group_vars, then {redeploy}"
         problems.append(Problem(options.slice_unit, what, remedy))
     return problems
+
+
+def judge_firewall(options: Options, rules: Path) -> list[Problem]:
+    """Whether the table that the machine is to have is in force; it has none where there are no rules."""
+    if not rules.exists() or FIREWALL_TABLE + " {\n" not in rules.read_text():
+        return []
+    try:
+        listed = subprocess.run(
+            ["nft", "list", "tables"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError) as error:
+        listed, why = [], f"nft cannot say what is in force: {getattr(error, 'stderr', None) or error}"
+    else:
+        why = f"{FIREWALL_TABLE} is not in force: who reaches the machine reaches every port that something listens on"
+    remedy = f"ansible-playbook playbooks/firewall.yml --limit {options.host}"
+    return [] if FIREWALL_TABLE in listed else [Problem(FIREWALL_UNIT, why.strip(), remedy)]
 
 
 def query_hub(base_url: str, timeout_seconds: float) -> dict[str, Any]:
