@@ -66,7 +66,7 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy
 	mypy --scripts-are-modules roles/release/files/roverwatch-release
 
 unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's invariants
-	@lab/packages.sh mosquitto chromium
+	@lab/packages.sh mosquitto chromium nft=nftables
 	pytest -q --numprocesses auto
 
 test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios

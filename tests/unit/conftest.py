@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from networks import Space
 
 
 @pytest.fixture
@@ -11,3 +16,22 @@ def silent_url() -> Iterator[str]:
     """A port that accepts connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/health"
+
+
+@pytest.fixture(scope="session")
+def nft() -> Iterator[Path]:
+    """The directory of this machine's nft, which is on PATH."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make networks")
+    found = shutil.which("nft", path=f"{os.environ['PATH']}:/usr/sbin")
+    if not found:
+        pytest.skip("nft is not here: make unit installs it for root, else: apt-get install nftables")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{os.environ['PATH']}:{Path(found).parent}")
+        yield Path(found).parent
+
+
+@pytest.fixture
+def space(nft: Path) -> Iterator[Space]:
+    with contextlib.closing(Space()) as found:
+        yield found

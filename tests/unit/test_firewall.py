@@ -142,7 +142,9 @@ def test_a_service_listens_for_those_whom_a_rule_lets_in(allow_from, address):
 
 
 def listeners(allow_from: list[str], *rules: dict[str, Any]) -> list[str]:
-    return firewall.listeners(parsed(*rules), {"vmauth_port": 8427, "vmauth_allow_from": allow_from, "x_allow_from": []})
+    return firewall.listeners(
+        parsed(*rules), {"vmauth_port": 8427, "vmauth_allow_from": allow_from, "x_allow_from": []}
+    )
 
 
 def test_a_service_that_listens_for_those_whom_no_rule_lets_in_is_refused():
