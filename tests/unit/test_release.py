@@ -54,6 +54,15 @@ def command(robot: Robot, *arguments: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
 
+def test_what_an_update_may_change_is_ours_and_not_the_tool_itself(module, tmp_path):
+    units = tmp_path / "etc/systemd/system"
+    mine = ["roverwatch.slice", "multi-user.target.wants/roverwatch-x.service", "nftables.service.d/roverwatch.conf"]
+    for name in [*mine, "roverwatch-release-boot.service", "ssh.service", "nftables.service.d/other.conf"]:
+        (units / name).parent.mkdir(parents=True, exist_ok=True)
+        (units / name).write_text("")
+    assert {str(path.relative_to(units)) for path in module.managed(tmp_path)} == set(mine)
+
+
 # --- states
 
 
