@@ -22,8 +22,8 @@ stage unit make unit
 # Bare machines, whatever an interrupted run has left.
 stage machines sh -c 'molecule destroy --no-command-borders && molecule create --no-command-borders &&
   molecule destroy --no-command-borders --scenario-name rolling_update'
-# In this order on the same machines: bare, provisioned, cut off, bare again, with another engine.
-for scenario in blank_check robot hub dead_zone decommission docker_engine; do molecule_stage "$scenario"; done
+# In this order on the same machines: bare, provisioned, cut off, with rules, bare again, with another engine.
+for scenario in blank_check robot hub dead_zone host_firewall decommission docker_engine; do molecule_stage "$scenario"; done
 stage "removing the machines" molecule destroy --no-command-borders
 # It makes four robots of its own, and removes them.
 stage "molecule rolling_update" molecule test --no-command-borders --scenario-name rolling_update
