@@ -175,7 +175,7 @@ networks = st.ip_addresses().flatmap(
 def test_collapsing_lets_in_whom_the_list_names_and_nobody_else(sources):
     (rule,) = parsed({**RULE, "sources": sources, "public": True})
     for source in map(firewall.ipaddress.ip_network, sources):
-        assert any(firewall._within(source, one) for one in rule.sources)
+        assert any(firewall.within(source, one) for one in rule.sources)
     for one, other in zip(rule.sources, rule.sources[1:], strict=False):
         assert not one.overlaps(other) if one.version == other.version else True
     assert sum(one.num_addresses for one in rule.sources) <= sum(

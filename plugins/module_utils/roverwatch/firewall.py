@@ -216,7 +216,7 @@ def listeners(rules: Sequence[Rule], values: Mapping[str, Any]) -> List[str]:
             continue  # an inventory without the list: systemd keeps the others out
         of_port = [rule.name for rule in rules if rule.protocol == "tcp" and _has(rule, int(port))]
         allowed = _sources(allowed_from(rules, int(port)), [])
-        missing = [str(one) for one in wanted if not any(_within(one, other) for other in allowed)]
+        missing = [str(one) for one in wanted if not any(within(one, other) for other in allowed)]
         if missing and of_port:
             problems.append(
                 "rule {}: it lets {} reach port {}, but {} is {}, so something listens for them in vain: name them in "
@@ -233,7 +233,8 @@ def listeners(rules: Sequence[Rule], values: Mapping[str, Any]) -> List[str]:
     return problems
 
 
-def _within(network: Network, other: Network) -> bool:
+def within(network: Network, other: Network) -> bool:
+    """Whether all of a network is in another one."""
     return network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]
 
 
