@@ -62,7 +62,7 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy
 	ruff format --check .
 	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/callback plugins/filter plugins/inventory \
 	  plugins/plugin_utils dashboards bench \
-	  tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/releases
+	  tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/releases tests/compute_api
 	mypy --scripts-are-modules roles/release/files/roverwatch-release
 
 unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's invariants
