@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 ROBOTS = ("robot-1", "robot-2")
 OPERATOR, STRANGER = "hub-1", "hub-2"
-RULES: list[dict[str, Any]] = yaml.safe_load((fleet.ROOT / "molecule/host_firewall/rules.yml").read_text())[
+RULES: list[dict[str, Any]] = yaml.safe_load((fleet.ROOT / "molecule/host_firewall/vars/rules.yml").read_text())[
     "firewall_rules"
 ]
 # The sensor service in podman, on the machine's network; a binary; the owner's containers in podman and docker.
