@@ -7,3 +7,4 @@ python -m bench.sensor
 python -m bench.fleet
 python -m bench.hub
 PYTHONPATH=tests:plugins/module_utils python -m bench.rollout
+PYTHONPATH=plugins/module_utils python -m bench.firewall
