@@ -116,7 +116,13 @@ class ActionModule(ActionBase):
         if problems:
             return
         names = [f"{role}_{what}" for role in listening_roles() for what in ("allow_from", "port")]
-        values = {name: self._templar.template(variables[name]) for name in names}
+        values = {}
+        for name in names:
+            try:
+                values[name] = self._templar.template(variables[name])
+            except Exception as error:  # noqa: BLE001  (a template can raise anything)
+                line = f"{name} cannot be computed: {error}"
+                self.problems += [] if line in self.problems else [line]
         self.problems += firewall.listeners(firewall.for_host(rules, variables["group_names"]), values)
 
     def _fleet_secret(self, variables: Mapping[str, Any]) -> None:

@@ -131,6 +131,7 @@ def test_the_filter_lets_nobody_in_by_a_rule_that_is_wrong():
     assert filters.allowed_from([RULE], ["hubs"], "8427") == ["10.20.0.0/16"]
     assert filters.allowed_from([RULE], ["robots"], 8427) == []
     assert filters.allowed_from([{**RULE, "sources": ["10.0.0.0/8", "x"]}], ["hubs"], 8427) == []
+    assert filters.allowed_from([RULE], ["hubs"], "eighty") == []
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_hub_as_it_should_be_has_no_problem() -> None:
         ({"ssh_user": "me:root"}, "gcp_hub_ssh_user is 'me:root'"),
         ({"ssh_public_key": ""}, "gcp_hub_ssh_public_key is no file of one public key"),
         ({"ssh_public_key": f"{PUBLIC_KEY}\nroot:{PUBLIC_KEY}"}, "gcp_hub_ssh_public_key is no file of one public key"),
-        ({"ssh_public_key": "-----BEGIN OPENSSH " + "PRIVATE KEY-----"}, "is a private key, which stays with you"),
+        ({"ssh_public_key": "-----BEGIN OPENSSH PRIVATE " + "KEY-----"}, "is a private key, which stays with you"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_variable(change: dict[str, Any], says: str) -> None:

@@ -150,6 +150,12 @@ def test_a_service_that_listens_for_whom_no_rule_lets_in(run: Run) -> None:
     assert lines(run(["base"], {"firewall_rules": wide, **alone}), "allow_from") == [], "only where the rules are"
 
 
+def test_a_port_or_a_source_that_is_none_is_said_once(run: Run) -> None:
+    wrong = {"node_exporter_port": "ninety", "vmagent_allow_from": "{{ nobody }}"}
+    found = run(["host_firewall", "node_exporter"], {"firewall_rules": RULES, **wrong})
+    assert len(lines(found, "node_exporter_port")) == len(lines(found, "vmagent_allow_from cannot")) == 1, found["msg"]
+
+
 def test_no_secret_is_shown(run: Run, robot: dict[str, Any]) -> None:
     short = "s3cr3t-and-short"
     wrong = {

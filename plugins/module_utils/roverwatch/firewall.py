@@ -206,9 +206,9 @@ def listeners(rules: Sequence[Rule], values: Mapping[str, Any]) -> List[str]:
     """
     problems = []
     for name in sorted(name for name in values if name.endswith("_allow_from")):
-        port = values.get(name[: -len("allow_from")] + "port")
-        if not port or not values[name]:
-            continue
+        port = str(values.get(name[: -len("allow_from")] + "port"))
+        if not port.isdigit() or not values[name]:
+            continue  # that a port is none is said with its role
         wrong: List[str] = []
         wanted = _sources(values[name], wrong)
         problems += ["{}: {}".format(name, problem) for problem in wrong]
