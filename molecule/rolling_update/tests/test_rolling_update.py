@@ -19,11 +19,13 @@ import fleet
 import interruption
 import pytest
 import releases
+import yaml
 from fleet import INVENTORY, ROOT, container, docker, eventually, playbook
 
 ROBOTS = ["robot-1", "robot-2", "robot-3", "robot-4"]
 ROLLOUTS = ROOT / "rollouts"
 ROLES = ROOT / "molecule" / "rolling_update" / "roles"
+RULES = yaml.safe_load((ROOT / "group_vars/all/firewall.yml").read_text())["firewall_rules"]
 
 # Short, since ten releases are rolled out here; `make soak` takes what an operator would sooner take.
 BAKE_SECONDS = 60 if fleet.SOAK else 15
@@ -125,6 +127,13 @@ def versions(robot: str) -> dict[str, str]:
 def rules(robot: str) -> str:
     """Who may reach it, as the kernel has it."""
     return docker("exec", container(robot), "nft", "--stateless", "list", "table", "inet", "roverwatch")
+
+
+def rules_tried(robot: str) -> int:
+    """How often other rules were loaded."""
+    return docker("exec", container(robot), "journalctl", "-t", "roverwatch-firewall", "-o", "cat").count(
+        "tries other rules"
+    )
 
 
 def healthy(robot: str) -> bool:
@@ -265,11 +274,12 @@ def test_what_cannot_work_is_refused_before_anything_changes(release_args):
     ],
 )
 def test_a_bad_release_stops_after_the_canary_which_is_back_with_its_data(release_args, name: str, reason: str):
-    """Leaves the fleet where it was: robots 1 to 3 on `good`."""
+    """Leaves the fleet where it was: robots 1 to 3 on `good`. The release brings other firewall rules, too."""
     others = {robot: running(robot) for robot in ROBOTS[1:]}
     before = (versions("robot-1"), release("robot-1"), running("robot-1"))
+    let_in, tried = rules("robot-1"), rules_tried("robot-1")
     start = time.time() - 60
-    rolled = roll(name, release_args[name])
+    rolled = roll(name, release_args[name], firewall_rules=[*RULES, {**RULES[0], "name": "new", "groups": ["robots"]}])
     assert rolled.outcome == "stopped"
     assert reason in rolled.result["reason"]
     assert rolled.phases("robot-1")[-1] == "rolled_back"
@@ -279,6 +289,8 @@ def test_a_bad_release_stops_after_the_canary_which_is_back_with_its_data(releas
     assert release("robot-1") == ("rolled_back", before[1][1])
     assert {unit: before[2][unit] for unit in UNTOUCHED} == {unit: running("robot-1")[unit] for unit in UNTOUCHED}
     assert healthy("robot-1")
+    assert rules_tried("robot-1") == tried + 1
+    assert rules("robot-1") == let_in
     samples = fleet.export("robot-1", 'up{job="node-exporter"}', start, time.time())
     assert fleet.count(samples) >= (time.time() - start) / 5 - 2
     # The others never heard of it.
