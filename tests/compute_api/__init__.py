@@ -4,7 +4,7 @@
         subprocess.run([...], env=api.environment)
         assert not api.writes
 
-`resources` says how a collection is added, `server` how clients are led here; `fixtures` has the pytest fixture
+`resources` says how a collection is added, `server` how clients are led here. The unit tests have one as the fixture
 `compute_api`. A test lets things go wrong with `api.fail(...)` and `api.deny(...)`, and counts with `api.requests`.
 """
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from compute_api.resources import Api
+from compute_api.server import served
 from networks import Space
 
 
@@ -35,3 +37,9 @@ def nft() -> Iterator[Path]:
 def space(nft: Path) -> Iterator[Space]:
     with contextlib.closing(Space()) as found:
         yield found
+
+
+@pytest.fixture
+def compute_api(tmp_path: Path) -> Iterator[Api]:
+    with served(tmp_path) as api:
+        yield api

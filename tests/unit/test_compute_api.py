@@ -11,7 +11,6 @@ import google.auth.exceptions
 import pytest
 import requests
 from compute_api import Api, ApiError, Collection, Where, served, service_account
-from compute_api.fixtures import compute_api  # noqa: F401
 from compute_api.resources import matches
 from google.auth.transport.requests import AuthorizedSession
 from google.oauth2.service_account import Credentials
@@ -24,7 +23,7 @@ Ask = Callable[..., requests.Response]
 
 
 @pytest.fixture
-def ask(compute_api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:  # noqa: F811
+def ask(compute_api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     for name in ("HTTPS_PROXY", "https_proxy", "REQUESTS_CA_BUNDLE"):
         monkeypatch.setenv(name, compute_api.environment[name])
     for name in ("NO_PROXY", "no_proxy"):
@@ -49,7 +48,7 @@ def made(ask: Ask, **rule: Any) -> dict[str, Any]:
     return found
 
 
-def test_a_rule_is_there_when_its_operation_is_done(compute_api: Api, ask: Ask) -> None:  # noqa: F811
+def test_a_rule_is_there_when_its_operation_is_done(compute_api: Api, ask: Ask) -> None:
     compute_api.polls = 1
     operation = ask("POST", FIREWALLS, json={"name": "ssh", "allowed": SSH}).json()
     assert operation["status"] == "RUNNING"
@@ -134,7 +133,7 @@ def test_a_network_that_is_not_there_is_not_found(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("change", [{"network": "global/networks/other"}, {"direction": "EGRESS"}, {"name": "other"}])
-def test_what_cannot_be_changed_is_refused(compute_api: Api, ask: Ask, change: dict[str, str]) -> None:  # noqa: F811
+def test_what_cannot_be_changed_is_refused(compute_api: Api, ask: Ask, change: dict[str, str]) -> None:
     compute_api.put("projects/demo/global/networks/other", {})
     made(ask)
     answer = ask("PATCH", f"{FIREWALLS}/ssh", json=change)
@@ -142,7 +141,7 @@ def test_what_cannot_be_changed_is_refused(compute_api: Api, ask: Ask, change: d
     assert "cannot be changed" in answer.json()["error"]["message"]
 
 
-def test_a_list_comes_in_pages_and_can_be_filtered(compute_api: Api, ask: Ask) -> None:  # noqa: F811
+def test_a_list_comes_in_pages_and_can_be_filtered(compute_api: Api, ask: Ask) -> None:
     for number in range(5):
         compute_api.put(f"{FIREWALLS}/r{number}", {"allowed": SSH})
     found, token = [], ""
@@ -187,7 +186,7 @@ def test_filters_that_are_none_are_refused(text: str) -> None:
         matches(text, {})
 
 
-def test_faults_are_as_many_as_were_asked_for_and_recorded(compute_api: Api, ask: Ask) -> None:  # noqa: F811
+def test_faults_are_as_many_as_were_asked_for_and_recorded(compute_api: Api, ask: Ask) -> None:
     compute_api.fail("GET", "*/firewalls", status=429, times=2)
     assert [ask("GET", FIREWALLS).status_code for _ in range(3)] == [429, 429, 200]
     assert [(one.method, one.path, one.status) for one in compute_api.requests[:1]] == [("GET", FIREWALLS, 429)]
@@ -217,7 +216,7 @@ def test_faults_are_as_many_as_were_asked_for_and_recorded(compute_api: Api, ask
         ),
     ],
 )
-def test_a_missing_permission_is_named(compute_api: Api, ask: Ask, method: str, path: str, message: str) -> None:  # noqa: F811
+def test_a_missing_permission_is_named(compute_api: Api, ask: Ask, method: str, path: str, message: str) -> None:
     made(ask)
     compute_api.deny(message.split("'")[1])
     answer = ask(method, path, json={"name": "new", "allowed": SSH})
@@ -231,13 +230,13 @@ def test_a_project_and_a_token_that_are_none_are_refused(ask: Ask) -> None:
     assert (answer.status_code, answer.json()["error"]["status"]) == (401, "UNAUTHENTICATED")
 
 
-def test_no_other_host_is_reached(compute_api: Api, ask: Ask) -> None:  # noqa: F811
+def test_no_other_host_is_reached(compute_api: Api, ask: Ask) -> None:
     with pytest.raises(requests.exceptions.ProxyError):
         requests.get("https://example.com", timeout=5)
     assert compute_api.refused_hosts == ["example.com"]
 
 
-def test_a_service_account_logs_in_with_its_own_key_alone(compute_api: Api, ask: Ask) -> None:  # noqa: F811
+def test_a_service_account_logs_in_with_its_own_key_alone(compute_api: Api, ask: Ask) -> None:
     def status(file: Path) -> int:
         key: Any = Credentials.from_service_account_file
         session: Any = AuthorizedSession

@@ -13,7 +13,6 @@ import pytest
 import yaml
 from compute_api import Api, service_account
 from compute_api.firewalls import Firewalls
-from compute_api.fixtures import compute_api  # noqa: F401
 from roverwatch import firewall, gcp_firewall
 from roverwatch.gcp_firewall import Settings
 
@@ -73,7 +72,7 @@ class Run:
 
 
 @pytest.fixture
-def run(compute_api: Api, tmp_path: Path) -> Run:  # noqa: F811
+def run(compute_api: Api, tmp_path: Path) -> Run:
     return Run(compute_api, tmp_path)
 
 

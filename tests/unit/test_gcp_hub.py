@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compute_api.fixtures import compute_api  # noqa: F401  (a fixture)
 from compute_api.instances import HOST_KEY, boot, instances, metadata_of, put_vm
 from compute_api.resources import Api, Json
 from roverwatch import gcp_hub
@@ -356,7 +355,7 @@ class Operator:
 
 
 @pytest.fixture
-def operator(compute_api: Api) -> Operator:  # noqa: F811
+def operator(compute_api: Api) -> Operator:
     return Operator(compute_api)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 from ansible.vars.reserved import get_reserved_names
-from compute_api.fixtures import compute_api  # noqa: F401  (a fixture)
 from compute_api.instances import put_vm
 from compute_api.resources import Api
 from compute_api.server import service_account
@@ -67,7 +66,7 @@ def _plain(found: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def fleet(compute_api: Api) -> Fleet:  # noqa: F811
+def fleet(compute_api: Api) -> Fleet:
     return Fleet(compute_api)
 
 
