@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
             return removed
         host = variables["inventory_hostname"]
         listed, problems = firewall.parse(args["rules"], variables["groups"])
-        rules = firewall.for_host(listed, variables["group_names"])
+        rules = firewall.for_host(firewall.with_services(listed), variables["group_names"])
         own = (args["default_drop"], args["ssh_port"], args["trusted_interfaces"])
         problems += nftables.problems(rules, *own, args["confirm_seconds"])
         if problems:

@@ -184,6 +184,18 @@ def test_collapsing_lets_in_whom_the_list_names_and_nobody_else(sources):
     )
 
 
+def test_a_rule_that_leaves_the_list_does_not_open_a_port_of_ours():
+    (rule, closing) = firewall.with_services(parsed(RULE))
+    assert (rule.name, closing.sources) == ("gateway", ())
+    assert all(firewall.for_host([closing], [group]) for group in ("robots", "hubs"))
+    ports = set()
+    for role in ROLES:
+        defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text()) or {}
+        ports |= {defaults[f"{role}_port"]} if f"{role}_port" in defaults else set()
+    assert {str(port) for port in closing.ports} == set(map(str, ports))
+    assert firewall.with_services([]) == []
+
+
 def test_every_port_of_ours_is_in_the_list():
     """What is in no rule is open to whoever may reach the machine."""
     listed = yaml.safe_load((ROOT / "group_vars/all/firewall.yml").read_text())["firewall_rules"]

@@ -210,9 +210,10 @@ def test_a_source_that_leaves_the_list_is_shut_out_and_loses_its_connection():
     assert reached(OPEN) == LET_IN
 
 
-def test_a_rule_that_leaves_the_list_leaves_its_port_as_it_was():
-    run = firewall(rules=[rule for rule in RULES if rule["name"] != "published"])
+def test_a_rule_that_leaves_the_list_closes_a_port_of_ours_and_leaves_one_of_others_as_it_was():
+    run = firewall(rules=[rule for rule in RULES if rule["name"] not in ("metrics", "published")])
     assert (run.rc, run.changed()) == (0, BOTH), run.output
+    assert reached({"sensor": OPEN["sensor"], "node_exporter": OPEN["node_exporter"]}) == SHUT_OUT
     assert reached(PUBLISHED) == ANYBODY
     assert firewall().changed() == BOTH
 
