@@ -267,7 +267,7 @@ def test_a_machine_that_is_closed_as_a_whole_lets_in_ssh_and_what_is_in_a_rule(l
             on(machine, "ip", "neigh", "flush", "dev", "eth0")
         assert reached(OPEN) == LET_IN
         for hub in addresses(OPERATOR).values():
-            each(lambda robot: on(robot, "timeout", "5", "bash", "-c", f"</dev/tcp/{hub}/8427"))  # noqa: B023
+            each(lambda robot: on(robot, "timeout", "5", "bash", "-c", f"</dev/tcp/{hub}/8427"))  # noqa: B023 (as above)
         assert each(lambda robot: fleet.answers(container(robot), *fleet.READY)) == dict.fromkeys(ROBOTS, True)
         assert firewall(**closed).changed() == {}
     finally:
