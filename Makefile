@@ -28,8 +28,8 @@ $(BIN)/.locked: requirements.txt
 engine:
 	@lab/engine.sh start
 
-images: engine
-	@lab/images.sh
+images: $(BIN)/.locked engine
+	@$(BIN)/python lab/images.py
 
 artifacts: $(BIN)/.locked engine ## Fill the artifact store with every binary and image that goes onto a machine
 	@ansible-playbook playbooks/artifacts.yml
@@ -62,11 +62,11 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy
 	ruff format --check .
 	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/callback plugins/filter plugins/inventory \
 	  plugins/plugin_utils dashboards bench \
-	  tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/releases tests/compute_api
-	mypy --scripts-are-modules roles/release/files/roverwatch-release
+	  tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/registry.py tests/releases tests/compute_api
+	mypy --scripts-are-modules roles/release/files/roverwatch-release lab/images.py
 
 unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's invariants
-	@lab/packages.sh mosquitto chromium nft=nftables
+	@lab/packages.sh mosquitto chromium nft=nftables docker-registry
 	pytest -q --numprocesses auto
 
 test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 sys.path.append(str(Path(__file__).parents[1] / "plugins" / "module_utils"))
-from roverwatch import images
+from roverwatch import base_images, images
 from roverwatch.sources import PINS, SourceError, UnreachableSource
 from roverwatch.store import Store, StoreError
 
@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARCH = platform.machine()
 MUSL_BASE = "roverwatch/python-base:musl"
 STORE = ROOT / ".lab" / "bench-images"
+DIGESTS = yaml.safe_load((ROOT / base_images.LOCK).read_text())["artifacts_base_digests"]
 FLAVOURS = ("musl", "debian")
 
 
@@ -54,21 +55,23 @@ def build(flavour: str) -> str:
             context=context,
             pip=(sys.executable, "-m", "pip"),
             pip_lock=ROOT / "requirements.txt",
-            fallback=images.Fallback(pins["fallback"]["suite"], tuple(pins["fallback"]["packages"])),
+            fallback=base_images.python_base(pins["fallback"]["suite"], pins["fallback"]["packages"]),
             source={"musl": "upstream", "debian": "debian"}[flavour],
+            digests=DIGESTS,
         )
         store = Store(STORE)
-        built = images.ensure(store, image)
+        built = images.ensure(store, image, print)
     assert built.entry and built.entry.reference
     tag = f"roverwatch-bench/sensor:{flavour}"
-    if images.local_image(tag, ARCH) != built.entry.image_id:
+    if base_images.local_image(tag, ARCH) != built.entry.image_id:
         # Or the old one stays, without a name.
         subprocess.run(["docker", "image", "rm", tag], capture_output=True, check=False)
         docker("load", "--quiet", "--input", str(store.path(built.entry)))
         docker("tag", built.entry.reference, tag)
         docker("image", "rm", built.entry.reference)
-    size = int(docker("image", "inspect", "--format", "{{.Size}}", tag))
-    print(f"{built.message}; {size / 1e6:.1f} MB")
+    shown = base_images.inspect(tag)
+    assert shown
+    print(f"{built.message}; {shown.size / 1e6:.1f} MB")
     return tag
 
 
@@ -76,7 +79,7 @@ def set_base(dockerfile: Path) -> None:
     """Replace a base that cannot be had."""
     wanted = images.read_dockerfile(dockerfile).base
     try:
-        images.wanted_base(wanted, ARCH)
+        base_images.here_or_pulled(base_images.Wanted(wanted, ARCH, DIGESTS.get(wanted, "")), print)
     except UnreachableSource as error:
         print(f"{error}: {MUSL_BASE} takes its place", flush=True)
         subprocess.run([ROOT / "bench" / "musl" / "base.sh"], check=True)

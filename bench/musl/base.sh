@@ -12,8 +12,7 @@ recipe=$(sha256sum base.sh build.sh | sha256sum | cut -c1-12)
 
 say() { echo "image ${image##*:}: $* (${SECONDS}s)"; }
 
-found=$(docker image inspect -f '{{index .Config.Labels "roverwatch.recipe"}}' "$image" 2>/dev/null || true)
-if [ "$found" = "$recipe" ]; then
+if [ -n "$(docker image ls --quiet --filter "label=roverwatch.recipe=$recipe" "$image")" ]; then
   say "$image is there"
   exit
 fi
@@ -47,4 +46,4 @@ docker image rm "$image" >/dev/null 2>&1 || true # or the old one stays, without
 docker import --change 'CMD ["python3"]' --change "LABEL roverwatch.recipe=$recipe" \
   --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
   "$folder/image.tar" "$image" >/dev/null
-say "built, $(docker image inspect -f '{{.Size}}' "$image" | awk '{ printf "%.1f MB", $1 / 1e6 }')"
+say "built, $(docker image ls --format '{{.Size}}' "$image")"

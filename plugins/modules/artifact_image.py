@@ -11,8 +11,8 @@ description:
     built from the same files, lock and base image. Needs no network and no container engine when it has.
   - The build itself has no network. The Python packages of C(requirements.txt) are fetched on the controller,
     as wheels for the Python and the C library of the base image, and only with the hashes of that file.
-  - The base image is the default of the Dockerfile's first C(ARG). It is pulled unless the local engine has
-    it. Where no registry answers, a base of Debian packages is made and kept in the local engine.
+  - The base image is the default of the Dockerfile's first C(ARG). It is pulled by its digest unless the local engine
+    has it. Where no registry answers, a base of Debian packages is made and kept in the local engine.
   - The built image is saved to the store and removed from the local engine.
 options:
   store:
@@ -62,12 +62,18 @@ options:
         required: true
   source:
     description:
-      - V(auto) takes the Dockerfile's base, and the fallback where no registry answers. Either one in the
-        store will do.
+      - V(auto) takes the Dockerfile's base, and the fallback where no registry answers. What was built on the
+        fallback is built again as soon as the Dockerfile's base can be had.
       - V(upstream) takes no fallback, V(debian) nothing else.
     type: str
     choices: [auto, upstream, debian]
     default: auto
+  digests:
+    description:
+      - The digest of each base image, by its tag.
+      - It is C(artifacts_base_digests) of C(group_vars/all/images.lock.yml).
+    type: dict
+    required: true
   pip:
     description: The command that runs pip.
     type: list
@@ -92,6 +98,7 @@ EXAMPLES = r"""
     arch: x86_64
     context: app
     extras: [mqtt]
+    digests: "{{ artifacts_base_digests }}"
     fallback: {suite: trixie, packages: [python3, dash, coreutils, base-files]}
     pip: [python3, -m, pip]
     pip_lock: requirements.txt
@@ -107,63 +114,3 @@ msg:
   type: str
   returned: always
 """
-
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.images import (
-    BuildError,
-    Fallback,
-    Image,
-    ensure,
-)
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sources import SourceError
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
-
-ARGUMENTS = {
-    "store": {"type": "path", "required": True},
-    "name": {"type": "str", "required": True},
-    "version": {"type": "str", "required": True},
-    "arch": {"type": "str", "choices": ["x86_64", "aarch64"], "required": True},
-    "context": {"type": "path", "required": True},
-    "extras": {"type": "list", "elements": "str", "default": []},
-    "fallback": {
-        "type": "dict",
-        "options": {
-            "suite": {"type": "str", "required": True},
-            "packages": {"type": "list", "elements": "str", "required": True},
-        },
-    },
-    "source": {"type": "str", "choices": ["auto", "upstream", "debian"], "default": "auto"},
-    "pip": {"type": "list", "elements": "str", "required": True},
-    "pip_lock": {"type": "path", "required": True},
-}
-
-
-def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    given = module.params
-    fallback = given["fallback"]
-    image = Image(
-        name=given["name"],
-        version=given["version"],
-        arch=given["arch"],
-        context=Path(given["context"]).absolute(),
-        pip=tuple(given["pip"]),
-        pip_lock=Path(given["pip_lock"]),
-        fallback=Fallback(fallback["suite"], tuple(fallback["packages"])) if fallback else None,
-        source=given["source"],
-        extras=tuple(given["extras"]),
-    )
-    try:
-        built = ensure(Store(Path(given["store"])), image, dry_run=module.check_mode)
-    except (BuildError, SourceError, StoreError) as error:
-        module.fail_json(msg=str(error))
-    for text in built.damaged:
-        module.warn(f"{text}. It is built again now")
-    entry = built.entry.to_dict() if built.entry else None
-    module.exit_json(changed=built.changed, entry=entry, msg=built.message)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import yaml
 from jinja2 import Environment
-from roverwatch import images
-from roverwatch.images import BuildError, Fallback, Image
-from roverwatch.sources import UnreachableSource
+from roverwatch import base_images, images
+from roverwatch.base_images import Base, Tell, Wanted, python_base
+from roverwatch.images import BuildError, Image
+from roverwatch.sources import SourceError, UnreachableSource
 from roverwatch.store import Entry, Store, relative_path, sha256_file
 
 TOP = Path(__file__).parents[2]
@@ -31,7 +32,9 @@ COPY --chown=0:0 src/ /opt/lib/
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/lib /opt/lib
 """
-FALLBACK = Fallback("trixie", ("python3", "dash"))
+FALLBACK = python_base("trixie", ("python3", "dash"))
+LOCK = {"python:3.13-alpine": "sha256:11"}
+PINNED = "python:3.13-alpine@sha256:11"
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def context(tmp_path: Path) -> Path:
 def image(context: Path) -> Image:
     pip = (sys.executable, "-m", "pip")
     lock = context.parent / "lock.txt"
-    return Image("sensor", "0.1.0", "x86_64", context, pip, lock, FALLBACK, "auto")
+    return Image("sensor", "0.1.0", "x86_64", context, pip, lock, FALLBACK, "auto", LOCK)
 
 
 def inputs(image: Image, base_id: str = "sha256:aa") -> str:
@@ -214,9 +217,11 @@ def local(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("base", "source", "current"),
     [
-        ("python:3.13-alpine", "auto", True),
+        (PINNED, "auto", True),
+        (PINNED, "upstream", True),
+        (PINNED, "debian", False),
         ("python:3.13-alpine", "upstream", True),
-        ("python:3.13-alpine", "debian", False),
+        ("python:3.13-alpine@sha256:22", "auto", False),
         ("roverwatch/python-base:trixie", "auto", True),
         ("roverwatch/python-base:trixie", "upstream", False),
         ("roverwatch/python-base:trixie", "debian", True),
@@ -228,7 +233,7 @@ def test_an_image_is_current_by_its_base(
 ) -> None:
     store = Store(tmp_path / "store")
     stored(store, image, base, "sha256:aa")
-    built = images.ensure(store, replace(image, source=source), dry_run=True)
+    built = images.ensure(store, replace(image, source=source), print, dry_run=True)
     assert built.changed is not current
 
 
@@ -238,23 +243,95 @@ def test_without_an_engine_a_current_image_is_still_current(
     store = Store(tmp_path / "store")
     entry = stored(store, image, "python:3.13-alpine", "sha256:aa")
     monkeypatch.setenv("PATH", str(tmp_path))
-    built = images.ensure(store, image)
+    built = images.ensure(store, image, print)
     assert (built.entry, built.changed) == (entry, False)
     assert built.message == "sensor 0.1.0 x86_64: in the store, on python:3.13-alpine@sha256:aa"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A registry that cannot be reached, and what it was asked for."""
+    names: list[str] = []
+
+    def choose(wanted: Wanted, tell: Tell) -> Base:
+        names.append(wanted.name)
+        raise UnreachableSource("no such host")
+
+    monkeypatch.setattr(images, "choose", choose)
+    return names
+
+
+def test_a_stand_in_stays_where_the_registry_cannot_be_reached(
+    tmp_path: Path, image: Image, local: dict[str, str], asked: list[str]
+) -> None:
+    store = Store(tmp_path / "store")
+    entry = stored(store, image, FALLBACK.tag("x86_64"), "sha256:aa")
+    built = images.ensure(store, image, print)
+    assert (built.entry, built.changed, asked) == (entry, False, ["python:3.13-alpine"])
+    assert built.message == (
+        "sensor 0.1.0 x86_64: in the store, on roverwatch/python-base:trixie@sha256:aa, because no such host"
+    )
+
+
+def test_a_stand_in_goes_as_soon_as_the_registry_can_be_reached(
+    tmp_path: Path, image: Image, local: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    stored(store, image, FALLBACK.tag("x86_64"), "sha256:aa")
+
+    def choose(wanted: Wanted, tell: Tell) -> Base:
+        assert wanted.fallback is None
+        return Base(PINNED, "sha256:bb", ", pulled by its digest")
+
+    def build(staging: Path, *_: object) -> tuple[Entry, Path]:
+        (staging / "image.tar.gz").write_bytes(b"image")
+        return replace(entry, base_image=f"{PINNED}@sha256:bb"), staging / "image.tar.gz"
+
+    entry = store.entries()[0]
+    monkeypatch.setattr(images, "choose", choose)
+    monkeypatch.setattr(images, "_build", build)
+    built = images.ensure(store, image, print)
+    assert built.changed
+    assert built.message == f"sensor 0.1.0 x86_64: built on {PINNED}, pulled by its digest"
+
+
+@pytest.mark.parametrize(("base", "source"), [(PINNED, "auto"), (FALLBACK.tag("x86_64"), "debian")])
+def test_what_is_as_it_was_asked_for_asks_nobody(
+    tmp_path: Path, image: Image, local: dict[str, str], asked: list[str], *, base: str, source: str
+) -> None:
+    store = Store(tmp_path / "store")
+    stored(store, image, base, "sha256:aa")
+    assert not images.ensure(store, replace(image, source=source), print).changed
+    assert asked == []
+
+
+def test_a_dry_run_asks_nobody(tmp_path: Path, image: Image, local: dict[str, str], asked: list[str]) -> None:
+    store = Store(tmp_path / "store")
+    assert images.ensure(store, image, print, dry_run=True).changed
+    stored(store, image, FALLBACK.tag("x86_64"), "sha256:aa")
+    assert not images.ensure(store, image, print, dry_run=True).changed
+    assert asked == []
+
+
+def test_what_is_not_there_and_cannot_be_had_is_an_error(
+    tmp_path: Path, image: Image, local: dict[str, str], asked: list[str]
+) -> None:
+    with pytest.raises(SourceError, match="no such host"):
+        images.ensure(Store(tmp_path / "store"), image, print)
 
 
 def test_a_newer_base_in_the_engine_makes_an_image_old(tmp_path: Path, image: Image, local: dict[str, str]) -> None:
     store = Store(tmp_path / "store")
     stored(store, image, "python:3.13-alpine", "sha256:aa")
     local["python:3.13-alpine"] = "sha256:bb"
-    assert images.ensure(store, image, dry_run=True).changed
+    assert images.ensure(store, image, print, dry_run=True).changed
 
 
 def test_a_damaged_image_is_not_current(tmp_path: Path, image: Image, local: dict[str, str]) -> None:
     store = Store(tmp_path / "store")
     entry = stored(store, image, "python:3.13-alpine", "sha256:aa")
     store.path(entry).write_bytes(b"malware")
-    built = images.ensure(store, image, dry_run=True)
+    built = images.ensure(store, image, print, dry_run=True)
     assert built.changed
     assert "was changed after it entered" in built.damaged[0]
 
@@ -263,54 +340,14 @@ def test_a_changed_source_makes_an_image_old(tmp_path: Path, image: Image, local
     store = Store(tmp_path / "store")
     stored(store, image, "python:3.13-alpine", "sha256:aa")
     (image.context / "src/pkg/__init__.py").write_text("changed = True\n")
-    assert images.ensure(store, image, dry_run=True).changed
+    assert images.ensure(store, image, print, dry_run=True).changed
 
 
 def test_other_extras_make_an_image_old(tmp_path: Path, image: Image, local: dict[str, str]) -> None:
     store = Store(tmp_path / "store")
     stored(store, image, "python:3.13-alpine", "sha256:aa")
-    assert not images.ensure(store, image, dry_run=True).changed
-    assert images.ensure(store, replace(image, extras=("mqtt",)), dry_run=True).changed
-
-
-@pytest.fixture
-def no_registry(monkeypatch: pytest.MonkeyPatch, local: dict[str, str]) -> None:
-    def refuse(name: str, arch: str) -> None:
-        raise UnreachableSource(f"{name} cannot be pulled (no such host)")
-
-    def make(fallback: Fallback, arch: str) -> None:
-        local[fallback.tag(arch)] = "sha256:dd"
-
-    monkeypatch.setattr(images, "_pull", refuse)
-    monkeypatch.setattr(images, "make_fallback", make)
-
-
-@pytest.mark.usefixtures("no_registry")
-def test_the_fallback_is_made_where_no_registry_answers(image: Image) -> None:
-    base = images.choose_base(image, images.read_dockerfile(image.context / "Dockerfile"))
-    assert base.name == FALLBACK.tag("x86_64")
-    assert base.image_id == "sha256:dd"
-    assert base.note == ", because python:3.13-alpine cannot be pulled (no such host)"
-
-
-@pytest.mark.usefixtures("no_registry")
-@pytest.mark.parametrize("change", [{"source": "upstream"}, {"fallback": None}])
-def test_without_a_fallback_the_registry_must_answer(image: Image, change: dict[str, None]) -> None:
-    with pytest.raises(UnreachableSource):
-        images.choose_base(replace(image, **change), images.read_dockerfile(image.context / "Dockerfile"))
-
-
-def test_a_base_that_is_here_is_not_pulled(
-    image: Image, local: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    local["python:3.13-alpine"] = "sha256:ee"
-    monkeypatch.setattr(images, "_pull", None)
-    base = images.choose_base(image, images.read_dockerfile(image.context / "Dockerfile"))
-    assert base == images.Base("python:3.13-alpine", "sha256:ee")
-
-
-def test_the_base_of_another_recipe_has_another_label() -> None:
-    assert FALLBACK.recipe != replace(FALLBACK, packages=("python3",)).recipe
+    assert not images.ensure(store, image, print, dry_run=True).changed
+    assert images.ensure(store, replace(image, extras=("mqtt",)), print, dry_run=True).changed
 
 
 # --- what docker says, played by a script
@@ -328,28 +365,6 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def script(path: Path, text: str) -> None:
     path.write_text("#!/bin/sh\n" + text)
     path.chmod(0o755)
-
-
-@pytest.mark.parametrize("behaviour", ["exec sleep 5", "for i in 1 2 3 4 5 6; do echo wait; sleep 0.2; done"])
-def test_a_registry_that_does_not_answer_is_given_up(
-    docker: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str
-) -> None:
-    script(docker, behaviour + "\n")
-    monkeypatch.setattr(images, "REGISTRY_ANSWERS_WITHIN", 0.3)
-    with pytest.raises(UnreachableSource, match=r"no registry answered for python:3 within 0\.3 s"):
-        images._pull("python:3", "x86_64")
-
-
-def test_a_registry_that_answers_may_take_its_time(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(docker, "echo 3: Pulling from library/python\nsleep 0.6\n")
-    monkeypatch.setattr(images, "REGISTRY_ANSWERS_WITHIN", 0.3)
-    images._pull("python:3", "x86_64")
-
-
-def test_a_registry_without_the_image_is_an_error(docker: Path) -> None:
-    script(docker, "echo 'manifest for python:9 not found: manifest unknown' >&2\nexit 1\n")
-    with pytest.raises(BuildError, match=r"does not exist .* correct the Dockerfile"):
-        images._pull("python:9", "x86_64")
 
 
 def test_a_build_for_another_architecture_names_what_it_lacks(docker: Path) -> None:
@@ -393,11 +408,11 @@ def real(context: Path) -> Image:
     if not engine_answers():
         pytest.skip("needs a Docker engine and mmdebstrap")
     pinned = pinned_sensor()["fallback"]
-    fallback = Fallback(pinned["suite"], tuple(pinned["packages"]))
-    if images.local_image(fallback.tag("x86_64"), "x86_64", fallback.recipe) is None:
+    fallback = python_base(pinned["suite"], pinned["packages"])
+    if base_images.local_image(fallback.tag("x86_64"), "x86_64", fallback.recipe) is None:
         pytest.skip("the base is not in the engine; playbooks/artifacts.yml puts it there")
     pip = (sys.executable, "-m", "pip")
-    return Image("test", "0", "x86_64", context, pip, TOP / "requirements.txt", fallback, "debian")
+    return Image("test", "0", "x86_64", context, pip, TOP / "requirements.txt", fallback, "debian", {})
 
 
 def test_a_real_build_of_another_image_leaves_nothing_behind(tmp_path: Path, context: Path, real: Image) -> None:
@@ -409,7 +424,7 @@ def test_a_real_build_of_another_image_leaves_nothing_behind(tmp_path: Path, con
     )
     (context / "requirements.txt").write_text("")
     store = Store(tmp_path / "store")
-    built = images.ensure(store, real)
+    built = images.ensure(store, real, print)
     assert built.entry is not None
     store.verify(built.entry)
     assert re.fullmatch(r"localhost/roverwatch/test:0-[0-9a-f]{8}", built.entry.reference or "")
@@ -417,7 +432,7 @@ def test_a_real_build_of_another_image_leaves_nothing_behind(tmp_path: Path, con
     left = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
     assert "localhost/roverwatch/test" not in left
     assert (built.entry.image_id or "none") not in left
-    assert not images.ensure(store, real).changed
+    assert not images.ensure(store, real, print).changed
 
 
 CONFIG = """
@@ -445,7 +460,7 @@ def test_the_sensors_image_has_the_extras_that_it_was_built_with(tmp_path: Path,
     """Builds the image of app/ on a real base and runs it as a robot does; some 30 s."""
     image = replace(real, context=TOP / "app", extras=("gpu", "mqtt"))
     store = Store(tmp_path / "store")
-    entry = images.ensure(store, image).entry
+    entry = images.ensure(store, image, print).entry
     assert entry is not None
     assert entry.reference is not None
     (tmp_path / "config.toml").write_text(CONFIG)

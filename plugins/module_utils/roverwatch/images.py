@@ -8,29 +8,24 @@ lock, base) are the ones that it was built from; then neither a network nor a co
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import json
 import os
 import platform
 import re
-import select
 import shutil
 import subprocess
 import tarfile
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .sources import GOARCH, PINS, UnreachableSource, mmdebstrap_command, run_mmdebstrap
+from .base_images import Base, Fallback, Tell, Wanted, choose, inspect, local_image
+from .sources import GOARCH, PINS, SourceError
 from .store import Entry, MissingArtifact, Store, TamperedArtifact, relative_path, sha256_file
 
-REGISTRY_ANSWERS_WITHIN = 20.0  # seconds from the start of a pull until the registry has named the image
-STEP_TIMEOUT = 900  # seconds for a pull, a build or a download that does make progress
-FALLBACK_LABEL = "roverwatch.recipe"
+STEP_TIMEOUT = 900  # seconds for a build or a download that does make progress
 
 # What a wheel may ask of a C library, newest first; the names are those of pip's --platform.
 WHEEL_PLATFORMS = {
@@ -38,30 +33,9 @@ WHEEL_PLATFORMS = {
     "gnu": ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014"),
 }
 
-# Nothing in a container reads these.
-_EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
-
 
 class BuildError(Exception):
     """An image cannot be built; the text says which step failed, with the end of its output."""
-
-
-@dataclass(frozen=True)
-class Fallback:
-    """The base image that is made of Debian packages where no registry can be reached."""
-
-    suite: str
-    packages: tuple[str, ...]
-
-    def tag(self, arch: str) -> str:
-        """Its name in the local engine."""
-        foreign = "" if arch == platform.machine() else f"-{GOARCH[arch]}"
-        return f"roverwatch/python-base:{self.suite}{foreign}"
-
-    @property
-    def recipe(self) -> str:
-        """Tells a base that was made from other packages."""
-        return hashlib.sha256(" ".join((self.suite, *self.packages)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -76,6 +50,7 @@ class Image:
     pip_lock: Path  # a requirements file that pins pip itself, with hashes
     fallback: Fallback | None
     source: str  # one of sources.SOURCES; "upstream" takes no fallback, "debian" nothing else
+    digests: Mapping[str, str]  # of base images, by their tags
     extras: tuple[str, ...] = ()  # optional dependencies, each with a lock of its own in the context
 
     def __str__(self) -> str:
@@ -90,15 +65,6 @@ class Built:
     changed: bool
     message: str
     damaged: list[str]
-
-
-@dataclass(frozen=True)
-class Base:
-    """A base image in the local engine."""
-
-    name: str
-    image_id: str
-    note: str = ""  # why it is not the one that the Dockerfile wants
 
 
 # --- what an image is made of ------------------------------------------------------------------------------
@@ -190,189 +156,97 @@ def inputs_of(image: Image, files: Sequence[Path], base_id: str) -> str:
 # --- the store's side --------------------------------------------------------------------------------------
 
 
-def ensure(store: Store, image: Image, dry_run: bool = False) -> Built:
-    """Have the image in the store. Raises BuildError, SourceError or StoreError."""
+@dataclass(frozen=True)
+class _Recipe:
+    """All that decides what a build gives, but for the base."""
+
+    image: Image
+    dockerfile: Dockerfile
+    files: Sequence[Path]
+
+    @property
+    def base(self) -> Wanted:
+        image, name = self.image, self.dockerfile.base
+        return Wanted(name, image.arch, image.digests.get(name, ""), image.source, image.fallback)
+
+
+def ensure(store: Store, image: Image, tell: Tell, dry_run: bool = False) -> Built:
+    """Have the image in the store; `tell` hears of each step. Raises BuildError, SourceError or StoreError."""
     dockerfile = read_dockerfile(image.context / "Dockerfile")
     files = context_files(image.context, [*dockerfile.copied, *extra_locks(image)])
-    damaged = []
-    try:
-        entry = store.find(image.name, image.version, image.arch)
-        if is_current(image, dockerfile, files, entry):
-            store.verify(entry)
-            return Built(entry, False, f"{image}: in the store, on {entry.base_image}", [])
-    except TamperedArtifact as error:
-        damaged.append(str(error))
-    except MissingArtifact:
-        pass
+
+    def step(text: str) -> None:
+        tell(f"{image}: {text}")
+
+    recipe = _Recipe(image, dockerfile, files)
+    entry, damaged = _present(store, recipe)
+    if entry and (dry_run or not _stands_in(image, entry)):
+        return Built(entry, False, f"{image}: in the store, on {entry.base_image}", damaged)
     if dry_run:
         return Built(None, True, f"{image}: would build from {image.context}", damaged)
-    base = choose_base(image, dockerfile)
+    try:
+        base = choose(replace(recipe.base, fallback=None) if entry else recipe.base, step)
+    except SourceError as error:
+        if entry is None:
+            raise
+        return Built(entry, False, f"{image}: in the store, on {entry.base_image}, because {error}", damaged)
     with store.staging() as staging:
-        entry, packed = _build(staging, image, dockerfile, files, base)
+        entry, packed = _build(staging, recipe, base, step)
         store.add(entry, packed)
     return Built(entry, True, f"{image}: built on {base.name}{base.note}", damaged)
 
 
-def is_current(image: Image, dockerfile: Dockerfile, files: Sequence[Path], entry: Entry) -> bool:
+def _present(store: Store, recipe: _Recipe) -> tuple[Entry | None, list[str]]:
+    """The store's entry if it is whole and what a build would give now, and what was found damaged."""
+    try:
+        entry = store.find(recipe.image.name, recipe.image.version, recipe.image.arch)
+        if _is_current(recipe, entry):
+            store.verify(entry)
+            return entry, []
+    except TamperedArtifact as error:
+        return None, [str(error)]
+    except MissingArtifact:
+        pass
+    return None, []
+
+
+def _is_current(recipe: _Recipe, entry: Entry) -> bool:
     """Whether an entry is what a build would give now, as far as can be told without a network."""
+    image = recipe.image
     base, _, base_id = (entry.base_image or "").rpartition("@")
+    wanted = {recipe.base.name, recipe.base.pinned}
     fallback = image.fallback.tag(image.arch) if image.fallback else ""
-    one = {"upstream": {dockerfile.base}, "debian": {fallback}}
-    accepted = one.get(image.source, {dockerfile.base, fallback})
+    accepted = {"upstream": wanted, "debian": {fallback}}.get(image.source, {*wanted, fallback})
     return (
         base in accepted
-        and entry.inputs == inputs_of(image, files, base_id)
+        and entry.inputs == inputs_of(image, recipe.files, base_id)
         and local_image(base, image.arch) in {None, base_id}
     )
 
 
-# --- the base ----------------------------------------------------------------------------------------------
-
-
-def choose_base(image: Image, dockerfile: Dockerfile) -> Base:
-    """The base that the Dockerfile wants, or its fallback where no registry answers."""
-    note = ""
-    if image.source != "debian":
-        try:
-            return wanted_base(dockerfile.base, image.arch)
-        except UnreachableSource as error:
-            if image.source == "upstream" or image.fallback is None:
-                raise
-            note = f", because {error}"
-    if image.fallback is None:
-        raise BuildError(f"{image}: no fallback is set in {PINS}")
-    name = image.fallback.tag(image.arch)
-    image_id = local_image(name, image.arch, image.fallback.recipe)
-    if image_id is None:
-        make_fallback(image.fallback, image.arch)
-        image_id = local_image(name, image.arch, image.fallback.recipe)
-    if image_id is None:
-        raise BuildError(f"the engine does not keep {name}, which was just imported")
-    return Base(name, image_id, note)
-
-
-def local_image(name: str, arch: str, recipe: str | None = None) -> str | None:
-    """The id of an image in the local engine; None without one for this architecture, or with no engine."""
-    template = '{{.Architecture}} {{.Id}} {{index .Config.Labels "%s"}}' % FALLBACK_LABEL
-    try:
-        done = subprocess.run(
-            ["docker", "image", "inspect", "--format", template, name],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        return None
-    words = done.stdout.split()
-    if done.returncode != 0 or words[0] != GOARCH[arch] or (recipe and recipe not in words[2:]):
-        return None
-    return words[1]
-
-
-def wanted_base(name: str, arch: str) -> Base:
-    """The base from the local engine, else from its registry.
-
-    Raises UnreachableSource when the registry does not answer, BuildError when it has no such image.
-    """
-    image_id = local_image(name, arch)
-    if image_id is None:
-        _pull(name, arch)
-        image_id = local_image(name, arch)
-    if image_id is None:
-        raise BuildError(f"{name} is not an image for {arch}")
-    return Base(name, image_id)
-
-
-def _pull(name: str, arch: str) -> None:
-    command = ["docker", "pull", "--platform", f"linux/{GOARCH[arch]}", name]
-    with _started(command) as process:
-        assert process.stdout is not None
-        deadline = time.monotonic() + REGISTRY_ANSWERS_WITHIN
-        output = ""
-        while "Pulling from" not in output:
-            ready = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]
-            if not ready:
-                raise UnreachableSource(f"no registry answered for {name} within {REGISTRY_ANSWERS_WITHIN:g} s")
-            block = os.read(process.stdout.fileno(), 65536).decode("utf-8", "replace")
-            if not block:
-                break
-            output += block
-        output += process.communicate(timeout=STEP_TIMEOUT)[0].decode("utf-8", "replace")
-    if process.returncode == 0:
-        return
-    reason = output.strip().splitlines()[-1] if output.strip() else "docker pull said nothing"
-    if "manifest unknown" in reason or "not found: manifest" in reason:
-        raise BuildError(f"{name} does not exist ({reason}); correct the Dockerfile")
-    raise UnreachableSource(f"{name} cannot be pulled ({reason})")
-
-
-@contextlib.contextmanager
-def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that does not outlive the block."""
-    process = _popen(command, subprocess.STDOUT)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def make_fallback(fallback: Fallback, arch: str) -> None:
-    """Load a base image of Debian packages into the local engine. Raises SourceError or BuildError.
-
-    They are only unpacked: no package's script runs, so the architecture may be another one than ours. The
-    same packages give the same image id, so that a base that was made anew does not make its images old.
-    """
-    command = [
-        *mmdebstrap_command(arch),
-        "--variant=extract",
-        "--format=tar",
-        *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDED),
-        "--include=" + ",".join(fallback.packages),
-        fallback.suite,
-    ]
-    name = fallback.tag(arch)
-    with tempfile.TemporaryDirectory() as folder:
-        layer = Path(folder, "layer.tar")
-        run_mmdebstrap([*command, str(layer)], f"{name} from Debian {fallback.suite}")
-        config = {
-            "architecture": GOARCH[arch],
-            "os": "linux",
-            "config": {"Cmd": ["python3"], "Labels": {FALLBACK_LABEL: fallback.recipe}, "Env": [_PATH]},
-            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + sha256_file(layer)]},
-        }
-        Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
-        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": [layer.name]}]
-        Path(folder, "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-        packed = Path(folder, "image.tar")
-        with tarfile.open(packed, "w") as tar:
-            for part in ("manifest.json", "config.json", layer.name):
-                tar.add(Path(folder, part), part)
-        subprocess.run(["docker", "image", "rm", name], capture_output=True, check=False)
-        _run(["docker", "load", "--quiet", "--input", str(packed)], f"load {name}")
-
-
-_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+def _stands_in(image: Image, entry: Entry) -> bool:
+    """Whether an entry is on the fallback, and the wanted base takes its place as soon as it can be had."""
+    base = (entry.base_image or "").rpartition("@")[0]
+    return image.source == "auto" and image.fallback is not None and base == image.fallback.tag(image.arch)
 
 
 # --- the build ---------------------------------------------------------------------------------------------
 
 
-def _build(
-    staging: Path, image: Image, dockerfile: Dockerfile, files: Sequence[Path], base: Base
-) -> tuple[Entry, Path]:
-    inputs = inputs_of(image, files, base.image_id)
+def _build(staging: Path, recipe: _Recipe, base: Base, tell: Tell) -> tuple[Entry, Path]:
+    image, dockerfile = recipe.image, recipe.dockerfile
+    inputs = inputs_of(image, recipe.files, base.image_id)
     version = f"{image.version}-{inputs[:8]}"
     reference = f"localhost/roverwatch/{image.name}:{version}"
     context = staging / "context"
-    for file in files:
+    for file in recipe.files:
         (context / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(image.context / file, context / file)
     with (context / "requirements.txt").open("a", encoding="utf-8") as requirements:
         requirements.writelines((image.context / lock).read_text(encoding="utf-8") for lock in extra_locks(image))
     python = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "python3", base.name]
     soabi = _run([*python, "-c", _PRINT_SOABI], f"ask the Python of {base.name} for its ABI").strip()
+    tell("fetching its wheels")
     _collect_wheels(context, image, soabi)
     arguments = {dockerfile.base_argument: base.name, "VERSION": image.version}
     command = ["docker", "build", "--network", "none", "--force-rm", "--tag", reference]
@@ -380,11 +254,13 @@ def _build(
         command += ["--build-arg", f"{key}={arguments[key]}"]
     if image.arch != platform.machine():
         command += ["--platform", f"linux/{GOARCH[image.arch]}"]
+    tell(f"building on {base.name}")
     output = _run([*command, str(context)], f"build {image}")
     packed = staging / "image.tar.gz"
     try:
-        inspect = ["docker", "image", "inspect", "--format", "{{.Size}}", reference]
-        size = int(_run(inspect, f"ask for the size of {reference}"))
+        result = inspect(reference)
+        if result is None:
+            raise BuildError(f"the engine does not keep {reference}, which was just built")
         _save(reference, packed)
     finally:
         _forget(reference, output)
@@ -397,7 +273,7 @@ def _build(
         file=relative_path(image.name, version, image.arch, f"{image.name}.tar.gz"),
         size=packed.stat().st_size,
         sha256=sha256_file(packed),
-        source=f"built from {image.context.name}/Dockerfile on {base.name}, {size / 1e6:.1f} MB unpacked",
+        source=f"built from {image.context.name}/Dockerfile on {base.name}, {result.size / 1e6:.1f} MB unpacked",
         image_id=image_id_of(packed),
         reference=reference,
         base_image=f"{base.name}@{base.image_id}",
@@ -436,7 +312,7 @@ def _collect_wheels(context: Path, image: Image, soabi: str) -> None:
 
 def _save(reference: str, packed: Path) -> None:
     """Write an image as a compressed archive that docker and podman load."""
-    with _popen(["docker", "save", reference], None) as process:
+    with _popen(["docker", "save", reference]) as process:
         assert process.stdout is not None
         with packed.open("wb") as target, gzip.GzipFile("", "wb", 6, target, mtime=0) as stream:
             shutil.copyfileobj(process.stdout, stream, 1 << 20)
@@ -461,14 +337,14 @@ def _forget(reference: str, build_output: str) -> None:
     """
     subprocess.run(["docker", "image", "rm", reference], capture_output=True, check=False)
     for step in reversed(re.findall(r"^ ---> ([0-9a-f]{12})$", build_output, re.MULTILINE)):
-        names = ["docker", "image", "inspect", "--format", "{{len .RepoTags}}", step]
-        if subprocess.run(names, capture_output=True, text=True, check=False).stdout.strip() == "0":
+        found = inspect(step)
+        if found and not found.names:
             subprocess.run(["docker", "image", "rm", step], capture_output=True, check=False)
 
 
-def _popen(command: Sequence[str], stderr: int | None) -> subprocess.Popen[bytes]:
+def _popen(command: Sequence[str]) -> subprocess.Popen[bytes]:
     try:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
         raise BuildError(_MISSING.format(command[0])) from error
 
