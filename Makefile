@@ -11,7 +11,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PLAY := ansible-playbook -i inventory/lab.docker.yml
 
-.PHONY: help demo demo-down test soak lint unit image dashboards bench profile engine images artifacts clean lock
+.PHONY: help demo demo-down test soak lint unit image dashboards bench profile engine images artifacts lab-artifacts clean lock
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,11 +34,15 @@ images: $(BIN)/.locked engine
 artifacts: $(BIN)/.locked engine ## Fill the artifact store with every binary and image that goes onto a machine
 	@ansible-playbook playbooks/artifacts.yml
 
+# The lab's machines have this one's architecture, whatever the fleet has.
+lab-artifacts: $(BIN)/.locked engine
+	@ansible-playbook playbooks/artifacts.yml -e '{"artifacts_architectures": ["$(shell uname -m)"]}'
+
 image: artifacts ## Build the sensor service's image (a part of `artifacts`)
 
 demo: $(BIN)/.locked engine ## Three robots and a hub in Docker, provisioned and checked (ROBOTS=8 for more)
 	@rm -f .lab/stages
-	lab/stage.sh "images and artifacts" $(MAKE) -j2 images artifacts
+	lab/stage.sh "images and artifacts" $(MAKE) -j2 images lab-artifacts
 	lab/stage.sh "machines" $(PLAY) playbooks/lab/create.yml -e lab_robots=$(ROBOTS)
 	lab/stage.sh "provisioning" $(PLAY) playbooks/site.yml
 	lab/stage.sh "first samples" $(PLAY) playbooks/lab/settle.yml
@@ -55,8 +59,9 @@ demo-down: $(BIN)/.locked ## Remove the demo's containers, volumes, network and 
 	@if docker info >/dev/null 2>&1; then ansible-playbook playbooks/lab/destroy.yml; fi
 	lab/engine.sh stop
 
-lint: $(BIN)/.locked ## ansible-lint, yamllint, ruff, mypy
+lint: $(BIN)/.locked ## ansible-lint, yamllint, actionlint, ruff, mypy
 	@yamllint --strict .
+	actionlint
 	ansible-lint --offline --strict
 	ruff check .
 	ruff format --check .
@@ -69,7 +74,7 @@ unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's i
 	@lab/packages.sh mosquitto chromium nft=nftables docker-registry
 	pytest -q --numprocesses auto
 
-test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios
+test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios (ONLY=hub,robot for some)
 	@tests/run.sh
 
 soak: $(BIN)/.locked ## The same with larger numbers: ten power cuts for each robot, outages of minutes
