@@ -77,8 +77,9 @@ def build(suite: str, digests: dict[str, str], source: str, tell: Tell) -> None:
     if not missing:
         return
     base = base_images.choose(wanted, tell)
+    tell(f"on {base.name}{base.note}")
     for target in missing:
-        tell(f"{target}: building on {base.name}{base.note}")
+        tell(f"{target}: building")
         command = ["docker", "build", "--target", target, "--build-arg", f"BASE_IMAGE={base.name}"]
         command += ["--label", f"{RECIPE}={recipe}", "--tag", image(suite, target), str(LAB)]
         # The classic builder is in every Docker, and takes a base that exists in the local engine only.

@@ -70,6 +70,7 @@ image_id:
 """
 
 import gzip
+import json
 import os
 import platform
 import shutil
@@ -91,13 +92,12 @@ def image_id(engine: str, reference: str) -> str | None:
     """The identifier of an image in the engine, or None where the image or the engine is not there."""
     if not shutil.which(engine):
         return None
-    done = subprocess.run(
-        [engine, "image", "inspect", "--format", "{{.Id}}", reference],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return "sha256:" + done.stdout.strip().removeprefix("sha256:") if done.returncode == 0 else None
+    inspect = [engine, "image", "inspect", reference]
+    done = subprocess.run(inspect, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return None
+    found: str = json.loads(done.stdout)[0]["Id"]
+    return "sha256:" + found.removeprefix("sha256:")
 
 
 def installed(entry: dict[str, str], engine: str | None) -> bool:

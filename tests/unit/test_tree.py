@@ -65,3 +65,10 @@ def test_nothing_is_pulled_by_a_moving_tag():
     for path in tracked():
         if path.suffix in (".yml", ".j2", ".sh") or path.name == "Dockerfile":
             assert not re.search(r"[a-z]:latest\b", path.read_text()), path
+
+
+def test_an_engine_is_not_asked_with_a_template_for_what_an_image_may_lack():
+    """Such a template fails as a whole for an image without labels, as most official ones are."""
+    for path in tracked():
+        if path.suffix in (".py", ".sh", ".yml", ".j2") or path.name == "Makefile":
+            assert not re.search(r"\{\{\s*(index|range) \.|\{\{\s*\.(Config|ContainerConfig)\.", path.read_text()), path
