@@ -213,13 +213,17 @@ def served() -> Iterator[Registry]:
 def engine(registry: Registry) -> Iterator[str]:
     """A second engine that pulls from the registry as a user's does from its own; what DOCKER_HOST names it by.
 
-    Root only. It has no network for containers, gives a layer up at the first failure, and leaves nothing behind.
+    Root only. Its containers reach nothing, it gives a layer up at the first failure, and leaves nothing behind.
     """
     folder = Path(tempfile.mkdtemp(prefix="rv-"))  # a socket's path is short
     host = f"unix://{folder}/d.sock"
     command = ["dockerd", f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--host={host}"]
-    command += [f"--pidfile={folder}/pid", "--bridge=none", "--iptables=false", "--max-download-attempts=1"]
+    # With --bridge=none it would remove the bridge of the machine's own engine.
+    bridge = f"rv{free_port()}"
+    command += [f"--pidfile={folder}/pid", f"--bridge={bridge}", "--iptables=false", "--max-download-attempts=1"]
     command += [f"--registry-mirror=http://{registry.address}"]
+    _ip("link", "add", bridge, "type", "bridge")
+    _ip("address", "add", "198.51.100.1/30", "dev", bridge)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     info = ["docker", "--host", host, "info"]
@@ -232,4 +236,9 @@ def engine(registry: Registry) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(60)
+        _ip("link", "delete", bridge)
         shutil.rmtree(folder)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
