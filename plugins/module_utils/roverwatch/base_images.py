@@ -232,7 +232,7 @@ def layers(output: str) -> str:
 
 # What the engine says of a pull that failed, and what it means. The first that is found counts; the registry's own
 # words come before those of a connection, since they may quote an address that answered with a time-out.
-_LIMIT = "toomanyrequests|rate limit|429 Too Many"
+_LIMIT = "toomanyrequests|429 Too Many"
 _LOGIN = "denied|unauthorized|authentication required|no basic auth|401 Unauthorized|403 Forbidden"
 _ABSENT = "manifest unknown|not found: manifest|name unknown|: not found"
 _OTHER_ARCH = "no matching manifest|does not match the specified platform"
