@@ -219,7 +219,8 @@ def fill(database: Database, found: Sequence[Series], end: int) -> dict[str, Any
     while database.metrics("vm_active_force_merges") + database.metrics("vm_active_merges"):
         assert time.monotonic() < deadline, "the merge does not end"
         time.sleep(0.5)
-    disk, rows = database.metrics("vm_data_size_bytes"), database.metrics('vm_rows{type="storage/[a-z]+"}')
+    disk = database.metrics('vm_data_size_bytes{type="[a-z]+/(?!metaindex)[a-z]+"}')
+    rows = database.metrics('vm_rows{type="storage/[a-z]+"}')
     assert rows == sent, f"{rows:.0f} of {sent} samples are there"
     return {
         "series": len(found),

@@ -17,6 +17,8 @@ _DISK = 'fstype!~"tmpfs|ramfs|overlay|squashfs|iso9660",mountpoint!~"/etc/.+"'
 # vmagent numbers its destinations; the first is the robot's own VictoriaMetrics, the others are the hubs.
 _TO_HUBS = 'url!~"1:.+"'
 _QUEUES_TO_HUBS = 'path!~".+/1_[0-9A-F]+"'
+# From 1.148 on VictoriaMetrics counts the index of its index in memory beside what is on the disk.
+_ON_DISK = 'type!~".+/metaindex"'
 
 # Robots that are there; vmalert's rule RobotGone takes as long by default.
 _REPORTING = 'last_over_time(up{robot!="",job="vmagent"}[3m])'
@@ -344,7 +346,7 @@ FLEET = Dashboard(
                     unit="bytes",
                     width=4,
                     queries=(
-                        Query('sum by (hub) (vm_data_size_bytes{hub!=""})', "{{hub}} history"),
+                        Query(f'sum by (hub) (vm_data_size_bytes{{hub!="",{_ON_DISK}}})', "{{hub}} history"),
                         Query('min by (hub) (vm_free_disk_space_bytes{hub!=""})', "{{hub}} free"),
                     ),
                 ),
@@ -844,7 +846,7 @@ ROBOT = Dashboard(
                     unit="bytes",
                     width=4,
                     queries=(
-                        Query('sum(vm_data_size_bytes{robot="$robot"})', "history"),
+                        Query(f'sum(vm_data_size_bytes{{robot="$robot",{_ON_DISK}}})', "history"),
                         Query('min(vm_free_disk_space_bytes{robot="$robot"})', "free"),
                     ),
                 ),

@@ -99,6 +99,8 @@ def of_a_robot(name: str, boot: int) -> Iterator[tuple[dict[str, str], Value]]:
             yield one(f"node_network_{way}_{what}_total", counting(10), job="node-exporter", device="wlan0")
             yield one(f"node_network_{way}_{what}_total", counting(10), job="node-exporter", device="lo")
     yield one("vm_data_size_bytes", 2e6, job="victoriametrics", type="storage/small")
+    yield one("vm_data_size_bytes", 1e6, job="victoriametrics", type="indexdb/file")
+    yield one("vm_data_size_bytes", 5e4, job="victoriametrics", type="storage/metaindex")
     yield one("vm_free_disk_space_bytes", 8e9, job="victoriametrics")
     yield one("sensor_build_info", 1, job="sensor", version="0.2.0")
     yield one("sensor_requests_total", counting(0.1), job="sensor", path="/metrics", code="200")
@@ -129,6 +131,8 @@ def of_the_hub() -> Iterator[tuple[dict[str, str], Value]]:
         yield one("process_cpu_seconds_total", counting(0.05), job=job)
     yield one("vm_rows_inserted_total", counting(1500), job="victoriametrics", type="promremotewrite")
     yield one("vm_data_size_bytes", 2e8, job="victoriametrics", type="storage/big")
+    yield one("vm_data_size_bytes", 1e8, job="victoriametrics", type="indexdb/file")
+    yield one("vm_data_size_bytes", 5e6, job="victoriametrics", type="indexdb/metaindex")
     yield one("vm_free_disk_space_bytes", 8e10, job="victoriametrics")
     yield one("vm_cache_entries", 7500, job="victoriametrics", type="storage/hour_metric_ids")
     yield one("vm_http_requests_total", counting(0.2), job="victoriametrics", path="/api/v1/query_range")
@@ -369,6 +373,11 @@ def test_destinations_are_called_by_number_and_host(hub: str, period: Period) ->
     assert newest(hub, period, ROBOT, "Queue", "robot-1") == {"1:hub-1:8427": 1000, "2:hub-2:8427": 1000}
     # The first is the robot's own history.
     assert newest(hub, period, FLEET, "Push queue")["robot-1"] == 1000
+
+
+def test_the_size_of_a_history_is_that_on_the_disk(hub: str, period: Period) -> None:
+    assert newest(hub, period, FLEET, "History on the hub's disk")["hub-1 history"] == 3e8
+    assert newest(hub, period, ROBOT, "History on the robot", "robot-1")["history"] == 3e6
 
 
 def test_what_the_module_returns_is_what_the_page_draws(hub: str, period: Period) -> None:
