@@ -175,14 +175,16 @@ def test_what_waits_is_read_from_vmagent(tmp_path: Path, history: str) -> None:
 
 
 def test_what_was_dropped_is_counted_by_hub() -> None:
+    # Since 1.149 a queue has the label `name` as well.
     metrics = """
 vmagent_remotewrite_pending_data_bytes{path="/q/persistent-queue/3_AB12", url="3:secret-url"} 1.2345e+07
 vmagent_remotewrite_packets_dropped_total{url="3:secret-url"} 4
 vm_persistentqueue_blocks_dropped_total{path="/q/persistent-queue/3_AB12"} 5
 vmagent_remotewrite_pending_data_bytes{path="/q/persistent-queue/12_CD34", url="12:https://hub-2/api/v1/write"} 7
+vm_persistentqueue_blocks_dropped_total{path="/q/persistent-queue/12_CD34", name="12:https://hub-2/api/v1/write"} 6
 process_cpu_cores_available 2
 """
-    assert uplink.parse_queues(metrics) == {3: uplink.Queue(12345000, 4, 5), 12: uplink.Queue(7, 0, 0)}
+    assert uplink.parse_queues(metrics) == {3: uplink.Queue(12345000, 4, 5), 12: uplink.Queue(7, 0, 6)}
 
 
 def test_a_queue_that_grows_although_it_could_be_sent(history: str) -> None:
@@ -207,12 +209,14 @@ def test_a_queue_that_grows_although_it_could_be_sent(history: str) -> None:
         lines.append(f'vmagent_remotewrite_packets_dropped_total{{url="2:secret-url"}} 3 {moment}')
         lines.append(f'vmagent_remotewrite_packets_dropped_total{{url="3:secret-url"}} {3 + (step > -9)} {moment}')
         lines.append(f'vm_persistentqueue_blocks_dropped_total{{path="/q/4_AB"}} {200 + step} {moment}')
+        named = 'path="/q/5_CD",name="5:secret-url"'
+        lines.append(f"vm_persistentqueue_blocks_dropped_total{{{named}}} {200 + step} {moment}")
     post(f"{history}/api/v1/import/prometheus", "\n".join(lines) + "\n")
     post(f"{history}/internal/force_flush", "")
     trend = uplink.trend(history, LONG)
     assert list(trend.stuck) == [2]
     assert trend.stuck[2] == pytest.approx(10_000, rel=0.2)
-    assert sorted(trend.dropped) == [3, 4]
+    assert sorted(trend.dropped) == [3, 4, 5]
 
 
 def test_a_history_that_does_not_answer() -> None:
