@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import binaries
 import pytest
-from roverwatch import capacity, durations
+import yaml
+from roverwatch import capacity, durations, probe
 from roverwatch.durations import DAY, HOUR
 
+ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
 ROBOT: dict[str, Any] = {
     "victoriametrics_retention": "14d",
@@ -187,6 +192,55 @@ def test_a_robot_without_hubs_needs_no_queue() -> None:
 def test_what_is_none_is_named_once(name: str, value: object) -> None:
     (problem,), _ = capacity.check(ROBOT | {name: value})
     assert problem.startswith(f"{name}: {value!r}")
+
+
+def default() -> dict[str, Any]:
+    """vmagent's variables, as the role sets them."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / "roles" / "vmagent" / "defaults" / "main.yml").read_text())
+    return values
+
+
+def test_by_default_the_queue_holds_the_outage_and_is_sent_faster_than_it_grows() -> None:
+    assert capacity.check(default() | {"vmagent_hubs": ROBOT["vmagent_hubs"]})[0] == []
+
+
+def test_a_hub_counts_on_as_many_series_as_a_robot_and_the_document_too() -> None:
+    series = default()["vmagent_series"]
+    hub = yaml.safe_load((ROOT / "group_vars" / "hubs.yml").read_text())
+    assert hub["victoriametrics_samples_per_second"].startswith(f"{{{{ {series} / 15 * (groups['robots']")
+    written = series / 15 * capacity.QUEUE_BYTES_PER_SAMPLE
+    text = (ROOT / "docs" / "architecture.md").read_text().replace("\n", " ")
+    assert (
+        f"A robot of {series:,} series, scraped each 15 s, fills {written / 1e3:.1f} kB a second: "
+        f"{written * 48 * HOUR / 1e6:.0f} MB in 48 hours"
+    ) in text
+    assert f"away for a day has its {written * DAY / 1e6:.0f} MB sent" in text
+
+
+def test_the_default_is_near_what_victoriametrics_and_vmagent_say_of_themselves(tmp_path: Path) -> None:
+    """Without node_exporter and the sensor service, which have a quarter and depend on the machine."""
+    database, agent = (f"127.0.0.1:{binaries.free_port()}" for _ in range(2))
+    jobs = [{"job_name": name, "static_configs": [{"targets": [name]}]} for name in (database, agent)]
+    scrape = tmp_path / "scrape.yml"
+    scrape.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))
+    own = [f"-httpListenAddr={database}", f"-storageDataPath={tmp_path / 'data'}"]
+    push = [f"-remoteWrite.url=http://{database}/api/v1/write"] * 2 + [f"-remoteWrite.tmpDataPath={tmp_path / 'queue'}"]
+    reads = [f"-httpListenAddr={agent}", f"-promscrape.config={scrape}", *push]
+
+    def said(address: str) -> list[str]:
+        return re.findall(r"^\w.*", probe.http_get(f"http://{address}/metrics", 5)[1], re.MULTILINE)
+
+    with (
+        binaries.running("victoriametrics", own, f"http://{database}/health"),
+        binaries.running("vmagent", reads, f"http://{agent}/health"),
+    ):
+        scraped = 'vm_promscrape_scrapes_total{status_code="200"} '
+        binaries.eventually(
+            lambda: any(line.startswith(scraped) and int(line.split()[-1]) >= 6 for line in said(agent)), "no scrapes"
+        )
+        found = len(said(database)) + len(said(agent))
+    # Histograms get some 600 buckets more in hours.
+    assert 0.45 < found / default()["vmagent_series"] < 0.65, found
 
 
 def test_what_may_be_empty() -> None:

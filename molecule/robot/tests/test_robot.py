@@ -7,6 +7,7 @@ import time
 
 import fleet
 import pytest
+import yaml
 
 testinfra_hosts = ["ansible://robots"]
 
@@ -70,6 +71,15 @@ def test_the_hub_sees_four_services_with_the_fleets_labels(host, hub):
 def test_the_robot_has_its_own_history(host):
     robot = host.backend.get_hostname()
     assert fleet.eventually(lambda: fleet.query(host, "count(up) by (robot)").get(robot) == 4, 60)
+
+
+def test_preflight_counts_on_as_many_series_as_the_robot_has(host):
+    robot = host.backend.get_hostname()
+    counted = yaml.safe_load((fleet.ROOT / "roles" / "vmagent" / "defaults" / "main.yml").read_text())["vmagent_series"]
+    # Each scrape has seven more, about itself.
+    found = fleet.query(host, "sum(last_over_time(scrape_samples_post_metric_relabeling[1m]) + 7) by (robot)")[robot]
+    print(f"{robot}: {found:.0f} series")
+    assert 0.7 * counted < found < counted
 
 
 # All that changes while it is looked at; a counter only grows. The memory of a busy service jumps between two looks.
