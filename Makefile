@@ -11,7 +11,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PLAY := ansible-playbook -i inventory/lab.docker.yml
 
-.PHONY: help demo demo-down test soak lint unit image dashboards bench profile engine images artifacts lab-artifacts clean lock
+.PHONY: help demo demo-down test soak lint unit image dashboards bench profile engine images artifacts lab-artifacts clean outdated lock
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -89,11 +89,13 @@ bench: $(BIN)/.locked ## The measurements that the documents quote
 profile: $(BIN)/.locked ## Flame graphs of the sensor service under load: its CPU time and its memory
 	@python -m bench.profile
 
-lock: ## Pin the dependencies anew, with hashes and without index URLs
-	@for lock in app/requirements app/requirements-mqtt app/requirements-gpu requirements; do
-	  uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 $$lock.in -o $$lock.txt
-	  sed -i "1i # Locked from $${lock##*/}.in: every file that may be installed, by its sha256." $$lock.txt
-	done
+outdated: $(BIN)/.locked ## Say which pins are not the newest of their line, and what to change
+	@lab/packages.sh git skopeo
+	ansible-playbook playbooks/outdated.yml
+
+lock: $(BIN)/.locked ## Write the locks anew: Python packages by their hashes, base images by their digests
+	@lab/packages.sh skopeo
+	ansible-playbook playbooks/outdated.yml -e outdated_write=true
 
 clean: $(BIN)/.locked engine ## Remove the demo and what was built, too: images, artifacts, the environment
 	@ansible-playbook playbooks/lab/destroy.yml
