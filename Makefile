@@ -71,7 +71,7 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, actionlint, ruff, mypy
 	mypy --scripts-are-modules roles/release/files/roverwatch-release lab/images.py
 
 unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's invariants
-	@lab/packages.sh mosquitto chromium nft=nftables docker-registry
+	@lab/packages.sh mosquitto chromium nft=nftables docker-registry skopeo
 	pytest -q --numprocesses auto
 
 test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios (ONLY=hub,robot for some)

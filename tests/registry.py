@@ -138,7 +138,9 @@ class _Front(BaseHTTPRequestHandler):
         if refused:
             self._answer(*refused)
             return
-        kept = {name: value for name, value in self.headers.items() if name.lower() not in {"host", "connection"}}
+        # skopeo has a line for each type that it accepts.
+        lines = {name.title(): ", ".join(self.headers.get_all(name, [])) for name in self.headers}
+        kept = {name: value for name, value in lines.items() if name not in {"Host", "Connection"}}
         status, headers, body = registry._ask(self.command, self.path, headers={**kept, "Host": registry.address})
         dropped = {"connection", "transfer-encoding", "date"}
         self._answer(status, {k: v for k, v in headers.items() if k.lower() not in dropped}, body)

@@ -147,7 +147,7 @@ def digest(image: str, pinned: str, file: Path, root: Path) -> Pin:
 def lock_of_images(text: str, digests: Mapping[str, str]) -> str:
     """The lock with other digests; what stands above them, its comment, stays."""
     above = re.split(rf"^{DIGESTS}:", text, maxsplit=1, flags=re.MULTILINE)[0]
-    return f"{above}{DIGESTS}:\n" + "".join(f'  {image}: "{found}"\n' for image, found in sorted(digests.items()))
+    return f"{above}{DIGESTS}:\n" + "".join(f"  {image}: {found}\n" for image, found in sorted(digests.items()))
 
 
 # --- Python --------------------------------------------------------------------------------------------------
@@ -159,13 +159,14 @@ def packages(requirements: Path, root: Path) -> Pin:
     text = file.read_text(encoding="utf-8") if file.exists() else ""
 
     def answer() -> Answer:
-        written = programs.lock(requirements, root)
-        changes = changed_packages(text, written)
-        if not changes:
-            return Answer("the same", text=written)
-        return Answer(f"{len(changes)} differ", "", "\n    ".join([f"{_path(file, root)}:", *changes]), written)
+        newest = programs.lock(requirements, root)
+        changes = changed_packages(text, newest)
+        if newest == text:
+            return Answer("the same", text=newest)
+        told = changes or ["other files or comments of the same versions"]
+        return Answer(f"{len(changes)} differ", "", "\n    ".join([f"{_path(file, root)}:", *told]), newest)
 
-    return Pin(f"lock {_path(file, root)}", f"{len(locked_packages(text))} packages", answer)
+    return Pin(f"lock {_path(file, root)}", f"{len(locked_packages(text))} pinned", answer)
 
 
 def locked_packages(text: str) -> dict[str, str]:
@@ -265,7 +266,7 @@ class Report:
     def summary(self) -> str:
         old = sum(bool(row.answer and row.answer.to_do) for row in self.rows) - len(self.written)
         text = f"{old} of {len(self.rows)} pins are not the newest of their line"
-        text += f", {len(self.written)} were written anew" if self.written else ""
+        text += f", {len(self.written)} written anew" if self.written else ""
         return text + (f", {len(self.unasked)} could not be asked about" if self.unasked else "")
 
 

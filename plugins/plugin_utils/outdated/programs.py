@@ -78,7 +78,6 @@ def _run(command: list[str], limit: float, folder: Path | None = None) -> bytes:
 
 
 def _words(errors: str) -> str:
-    """What a program said of its failure, in one line: without what skopeo and uv draw around it."""
+    """What a program said of its failure, in one line; of skopeo without time and level."""
     logged = re.findall(r'level=fatal msg="((?:[^"\\]|\\.)*)"', errors)
-    text = " ".join(logged).replace('\\"', '"') or errors
-    return " ".join(re.sub("[\u00d7\u2500-\u25ff]", " ", text).split())
+    return " ".join((" ".join(logged).replace('\\"', '"') or errors).split())
