@@ -58,7 +58,7 @@ class ActionModule(ActionBase):
             extras=tuple(args["extras"]),
         )
         try:
-            built = ensure(Store(Path(args["store"])), image, display.display, dry_run=self._task.check_mode)
+            built = ensure(Store(Path(args["store"])), image, _tell, dry_run=self._task.check_mode)
         except (BuildError, SourceError, StoreError) as error:
             raise AnsibleActionFail(str(error)) from error
         return {
@@ -67,3 +67,8 @@ class ActionModule(ActionBase):
             "msg": built.message,
             "warnings": [f"{text}. It is built again now" for text in built.damaged],
         }
+
+
+def _tell(text: str) -> None:
+    # Not among the results, which a callback may print as JSON.
+    display.display(text, stderr=True)
