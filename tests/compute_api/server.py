@@ -11,9 +11,6 @@ import binascii
 import http.server
 import json
 import os
-import ssl
-import sys
-import threading
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +20,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from unit import tls
+from unit import connect_proxy, tls
 
 from compute_api import firewalls, instances
 from compute_api.resources import Api, ApiError, Json, Request
@@ -52,30 +49,18 @@ def served(directory: Path) -> Iterator[Api]:
     api.put("projects/demo/global/networks/default", {})
 
     authority = tls.authority("compute-api")
-    pair = tls.server(authority, HOSTS)
-    shown = directory / "compute-api-shown.pem"
-    shown.write_bytes(pair.pem + pair.key_pem())
     trusted = directory / "compute-api-ca.pem"
     trusted.write_bytes(authority.pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(shown)
+    context = tls.context(directory / "compute-api-shown.pem", tls.server(authority, HOSTS))
 
     class Handler(_Handler):
         pass
 
-    class Proxy(_Proxy):
-        pass
-
-    Handler.api = Proxy.api = api
-    Proxy.context, Proxy.inside = context, Handler
-    server = _Server(("127.0.0.1", 0), Proxy)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    api.environment = _environment(directory, f"http://127.0.0.1:{server.server_port}", trusted)
-    try:
+    Handler.api = api
+    with connect_proxy.served(dict.fromkeys(HOSTS, Handler), context) as proxy:
+        api.refused_hosts = proxy.refused_hosts
+        api.environment = _environment(directory, proxy.url, trusted)
         yield api
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def service_account(api: Api, name: str = "fleet", project: str = "demo") -> Path:
@@ -116,39 +101,6 @@ def _environment(directory: Path, proxy: str, trusted: Path) -> dict[str, str]:
         "CLOUDSDK_CONFIG": str(directory / "gcloud"),
         "NO_GCE_CHECK": "true",
     }
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: object) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):  # a client that went away
-            super().handle_error(*_)  # type: ignore[arg-type]
-
-
-class _Proxy(http.server.BaseHTTPRequestHandler):
-    """Takes CONNECT, and speaks TLS for the API's hosts itself."""
-
-    api: Api
-    context: ssl.SSLContext
-    inside: type[_Handler]
-
-    def do_CONNECT(self) -> None:
-        host = self.path.rpartition(":")[0]
-        if host not in HOSTS:
-            with self.api.lock:
-                self.api.refused_hosts.append(host)
-            self.send_error(403, f"{host} is not the API")
-            return
-        self.send_response(200, "Connection established")
-        self.end_headers()
-        self.close_connection = True
-        with self.context.wrap_socket(self.connection, server_side=True) as secure:
-            self.inside(secure, self.client_address, self.server)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

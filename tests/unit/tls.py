@@ -6,7 +6,6 @@ import datetime
 import http.server
 import ipaddress
 import ssl
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from unit import loopback
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 DAY = datetime.timedelta(days=1)
@@ -93,23 +93,16 @@ def serving(
         def log_message(self, *_: object) -> None:
             pass
 
-    class Server(http.server.ThreadingHTTPServer):
-        def handle_error(self, *_: object) -> None:
-            pass  # a client that refuses the certificate
+    with loopback.listening(Handler, context(directory / "served.pem", pair, chain)) as port:
+        yield port
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    file = directory / "served.pem"
+
+def context(file: Path, pair: Pair, chain: bytes = b"") -> ssl.SSLContext:
+    """What a server shows this certificate with; `file` gets it and its key."""
     file.write_bytes(pair.pem + chain + pair.key_pem())
-    context.load_cert_chain(file)
-    listening = Server(("127.0.0.1", 0), Handler)
-    # The handshake belongs to the connection's thread: a client that says nothing must not hold the others.
-    listening.socket = context.wrap_socket(listening.socket, server_side=True, do_handshake_on_connect=False)
-    threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield listening.server_port
-    finally:
-        listening.shutdown()
-        listening.server_close()
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(file)
+    return made
 
 
 def _builder(
