@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_release
 import pytest
 from compute_api.resources import Api
 from compute_api.server import served
@@ -43,3 +44,14 @@ def space(nft: Path) -> Iterator[Space]:
 def compute_api(tmp_path: Path) -> Iterator[Api]:
     with served(tmp_path) as api:
         yield api
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_release.Release]:
+    """Upstream's release pages, for a controller without proxy or login that trusts their authority."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    with fake_release.served(tmp_path) as release:
+        monkeypatch.setenv("SSL_CERT_FILE", str(release.authority))
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        yield release

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import fake_release
 import pytest
 import yaml
 from jinja2 import Environment
-from roverwatch import sources
+from roverwatch import download, retry, sources
 from roverwatch.sources import Bundle, ChecksumMismatch, Order, SourceError, UnreachableSource, fill
 from roverwatch.store import Entry, Store
 
@@ -22,14 +22,13 @@ TOP = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def release() -> Iterator[fake_release.Release]:
-    with fake_release.served() as release:
-        yield release
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "artifacts")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "artifacts")
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -107,13 +106,13 @@ def test_only_what_is_missing_is_fetched(release: fake_release.Release, store: S
     store.path(store.find("vmagent", "1.150.0", "x86_64")).unlink()
     release.requests.clear()
     assert fill(store, order(release)).message.endswith("fetched vmagent from upstream")
-    assert {path.split("-")[0] for path in release.requests} == {"/v1.150.0/vmutils"}
+    assert {path.rpartition("/")[2].split("-")[0] for path in release.requests} == {"vmutils"}
 
 
 @pytest.mark.usefixtures("no_debian")
 def test_a_tampered_archive_is_an_error_and_stores_nothing(release: fake_release.Release, store: Store) -> None:
     path = release.path("vmutils-linux-amd64-v1.150.0.tar.gz")
-    release.files[path] = fake_release.archive(["vmagent-prod", "malware"])
+    release.files[path] = fake_release.archive({"vmagent-prod": b"malware"})
     with pytest.raises(ChecksumMismatch, match=r"has sha256 \w{64}, but .*_checksums.txt says \w{64}"):
         fill(store, order(release))
     assert store.entries() == []
@@ -174,20 +173,20 @@ def test_a_silent_name_server_is_given_up(store: Store, monkeypatch: pytest.Monk
     monkeypatch.setattr("socket.getaddrinfo", silent)
     start = time.monotonic()
     with pytest.raises(UnreachableSource, match=r"no answer within 0\.6 s"):
-        sources._first_contact("http://releases.invalid/x", 0.3)
+        download.first_contact(download.place("http://releases.invalid/x"), 0.3)
     assert time.monotonic() - start < 1
 
 
 def test_an_unknown_host_is_given_up_at_once() -> None:
     start = time.monotonic()
     with pytest.raises(UnreachableSource, match=r"releases\.invalid"):
-        sources._first_contact("http://releases.invalid/x", 5)
+        download.first_contact(download.place("http://releases.invalid/x"), 5)
     assert time.monotonic() - start < 5
 
 
 def test_only_http_is_spoken() -> None:
     with pytest.raises(SourceError, match="is no http URL"):
-        sources._first_contact("file:///etc/passwd", 1)
+        download.place("file:///etc/passwd")
 
 
 def test_a_server_in_trouble_is_unreachable(release: fake_release.Release, store: Store) -> None:
@@ -196,10 +195,109 @@ def test_a_server_in_trouble_is_unreachable(release: fake_release.Release, store
         fill(store, order(release, "upstream"))
 
 
-def test_an_archive_that_breaks_off_is_unreachable(release: fake_release.Release, store: Store) -> None:
-    release.breaks_off.add(release.path("victoria-metrics-linux-amd64-v1.150.0.tar.gz"))
-    with pytest.raises(UnreachableSource, match=r"broke off after \d+ of \d+ bytes"):
+@pytest.mark.usefixtures("no_debian", "at_once")
+def test_an_archive_that_breaks_off_is_resumed_and_verified(release: fake_release.Release, store: Store) -> None:
+    path = release.path("vmutils-linux-amd64-v1.150.0.tar.gz")
+    release.cuts[path] = 1
+    assert fill(store, order(release)).source_used == "upstream"
+    assert [asked for asked, _ in release.objects].count(path) == 2
+    release.cuts[path] = 1
+    release.versioned = False
+    release.until_cut[path] = bytes(len(release.files[path]))
+    shutil.rmtree(store.root)
+    with pytest.raises(ChecksumMismatch):
+        fill(store, order(release))
+    assert store.entries() == []
+    assert not list((store.root / ".staging").iterdir())
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_archive_that_breaks_off_again_and_again_is_unreachable(release: fake_release.Release, store: Store) -> None:
+    release.cuts[release.path("vmutils-linux-amd64-v1.150.0.tar.gz")] = 99
+    with pytest.raises(UnreachableSource, match="broke off again and again"):
         fill(store, order(release, "upstream"))
+    assert store.entries() == []
+    assert not list((store.root / ".staging").iterdir())
+
+
+@pytest.mark.usefixtures("no_debian")
+def test_a_login_is_in_no_entry(release: fake_release.Release, store: Store) -> None:
+    release.login = "fleet:{hunter2}"
+    filled = fill(store, Order(Bundle.from_dict(release.bundle("fleet:{hunter2}")), "x86_64", "upstream"))
+    assert filled.source_used == "upstream"
+    assert filled.entries[0].source.startswith(f"{release.address}{fake_release.DOWNLOADS}/v1.150.0/victoria-metrics-")
+    assert "hunter2" not in store.manifest.read_text() + str(filled)
+
+
+@pytest.mark.usefixtures("no_debian")
+@pytest.mark.parametrize("kind", [".tar.gz", "_checksums.txt"])
+def test_a_login_is_in_no_error(release: fake_release.Release, store: Store, kind: str) -> None:
+    release.files[release.path(f"vmutils-linux-amd64-v1.150.0{kind}")] = b"something else"
+    with pytest.raises(ChecksumMismatch) as failure:
+        fill(store, Order(Bundle.from_dict(release.bundle("fleet:hunter2")), "x86_64", "auto"))
+    assert "hunter2" not in str(failure.value)
+    assert release.url("vmutils-linux-amd64-v1.150.0_checksums.txt") in str(failure.value)
+
+
+@pytest.mark.usefixtures("no_debian")
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 429])
+def test_a_refusal_is_no_reason_to_ask_debian(release: fake_release.Release, store: Store, status: int) -> None:
+    release.status[release.path("victoria-metrics-linux-amd64-v1.150.0_checksums.txt")] = status
+    with pytest.raises(SourceError, match=f"HTTP {status}") as failure:
+        fill(store, order(release))
+    assert not isinstance(failure.value, UnreachableSource)
+
+
+@pytest.mark.usefixtures("no_debian")
+def test_an_unknown_authority_is_no_reason_to_ask_debian(
+    release: fake_release.Release, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
+    monkeypatch.setenv("SSL_CERT_DIR", str(store.root))
+    with pytest.raises(SourceError, match="certificate is not accepted") as failure:
+        fill(store, order(release))
+    assert not isinstance(failure.value, UnreachableSource)
+
+
+@pytest.mark.usefixtures("no_debian")
+def test_nothing_but_version_and_architecture_is_filled_in(release: fake_release.Release, store: Store) -> None:
+    bundle = release.bundle()
+    bundle["upstream"][0]["url"] += "?{arch}"  # type: ignore[index]
+    with pytest.raises(SourceError, match=r"\?\{arch\}: nothing but \{version\} and \{goarch\} can be filled in"):
+        fill(store, Order(Bundle.from_dict(bundle), "x86_64", "auto"))
+
+
+SHA256 = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{SHA256}  a.tar.gz",
+        f"{SHA256.upper()}  a.tar.gz",
+        f"{SHA256} *a.tar.gz",
+        f"{SHA256}  ./a.tar.gz\r",
+        f"SHA256 (a.tar.gz) = {SHA256}",
+    ],
+)
+def test_checksums_as_sha256sum_writes_them(line: str) -> None:
+    text = f"{'f' * 64}  b.tar.gz\n{line}\n"
+    assert sources.published_checksum(text, "a.tar.gz", "x") == SHA256
+
+
+def test_a_name_that_sha256sum_escapes(tmp_path: Path) -> None:
+    name = "a\\b.tar.gz"
+    (tmp_path / name).touch()
+    for option in ("--text", "--binary", "--tag"):
+        said = subprocess.run(["sha256sum", option, name], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert said.stdout.startswith("\\")
+        assert sources.published_checksum(said.stdout, name, "x").startswith("e3b0c442")
+
+
+@pytest.mark.parametrize("line", [f"{SHA256[1:]}  a.tar.gz", f"{SHA256}  b/a.tar.gz", f"{SHA256} a.tar.gz"])
+def test_what_is_no_checksum_of_the_archive(line: str) -> None:
+    with pytest.raises(ChecksumMismatch, match=r"x lists no sha256 of a\.tar\.gz"):
+        sources.published_checksum(line, "a.tar.gz", "x")
 
 
 def test_a_file_that_was_damaged_is_fetched_again_loudly(release: fake_release.Release, store: Store) -> None:
@@ -231,7 +329,7 @@ def test_debian_stands_in_when_upstream_hangs(release: fake_release.Release, sto
     release.hanging = True
     filled = fill(store, order(release, timeout=0.2))
     assert filled.source_used == "debian"
-    assert filled.message.startswith("victoriametrics 1.150.0 x86_64: upstream not reachable (http://127.0.0.1:")
+    assert filled.message.startswith("victoriametrics 1.150.0 x86_64: upstream is not reachable (127.0.0.1:")
     assert filled.message.endswith("Debian sid's 1.145.0+ds1-2 stands in (victoriametrics, vmagent)")
     assert debian == ["sid/victoria-metrics/x86_64"]
     agent = store.find("vmagent", "1.150.0", "x86_64")
@@ -242,14 +340,112 @@ def test_debian_stands_in_when_upstream_hangs(release: fake_release.Release, sto
 
 
 @pytest.mark.usefixtures("debian")
-def test_a_stand_in_satisfies_auto_but_not_upstream(release: fake_release.Release, store: Store) -> None:
-    fill(store, order(release, "debian"))
+def test_a_stand_in_goes_as_soon_as_upstream_can_be_reached(release: fake_release.Release, store: Store) -> None:
+    first = fill(store, order(release, "debian"))
     assert release.requests == []
+    assert first.not_as_pinned == (
+        "victoriametrics 1.150.0 x86_64 (1.145.0+ds1-2 stands in, because its source is debian)"
+    )
     filled = fill(store, order(release))
-    assert filled.message == "victoriametrics 1.150.0 x86_64: in the store (1.145.0+ds1-2 stands in)"
-    assert release.requests == []
-    assert fill(store, order(release, "upstream")).source_used == "upstream"
+    assert filled.source_used == "upstream"
+    assert filled.message == "victoriametrics 1.150.0 x86_64: fetched victoriametrics, vmagent from upstream"
+    assert filled.not_as_pinned == ""
     assert store.find("vmagent", "1.150.0", "x86_64").version == "1.150.0"
+    release.requests.clear()
+    assert fill(store, order(release)).source_used == "store"
+    assert release.requests == []
+
+
+def test_a_stand_in_stays_where_upstream_cannot_be_reached(
+    release: fake_release.Release, store: Store, debian: list[str]
+) -> None:
+    fill(store, order(release, "debian"))
+    before = store.manifest.read_text()
+    release.hanging = True
+    start = time.monotonic()
+    filled = fill(store, order(release, timeout=0.3))
+    assert time.monotonic() - start < 1.0
+    assert len(release.requests) == len(debian) == 1
+    assert filled.source_used == "store"
+    assert filled.message == "victoriametrics 1.150.0 x86_64: in the store (1.145.0+ds1-2 stands in)"
+    assert re.fullmatch(
+        r"victoriametrics 1\.150\.0 x86_64 \(1\.145\.0\+ds1-2 stands in, because upstream is not reachable "
+        r"\(127\.0\.0\.1:\d+: The read operation timed out\)\)",
+        filled.not_as_pinned,
+    )
+    assert store.manifest.read_text() == before
+    assert {entry.name for entry in filled.entries} == {"victoriametrics", "vmagent"}
+
+
+@pytest.mark.usefixtures("debian", "at_once")
+def test_a_stand_in_stays_where_upstream_breaks_off(release: fake_release.Release, store: Store) -> None:
+    fill(store, order(release, "debian"))
+    release.cuts[release.path("vmutils-linux-amd64-v1.150.0.tar.gz")] = 99
+    filled = fill(store, order(release))
+    assert filled.source_used == "store"
+    assert "broke off again and again" in filled.not_as_pinned
+    assert {entry.version for entry in filled.entries} == {"1.145.0+ds1-2"}
+
+
+@pytest.mark.usefixtures("debian")
+def test_a_stand_in_is_no_reason_to_overlook_a_refusal(release: fake_release.Release, store: Store) -> None:
+    fill(store, order(release, "debian"))
+    release.status[release.path("victoria-metrics-linux-amd64-v1.150.0_checksums.txt")] = 404
+    with pytest.raises(SourceError, match="does not exist"):
+        fill(store, order(release))
+
+
+@pytest.mark.usefixtures("debian")
+def test_a_dry_run_leaves_a_stand_in_and_asks_nobody(release: fake_release.Release, store: Store) -> None:
+    fill(store, order(release, "debian"))
+    filled = fill(store, order(release), dry_run=True)
+    assert (filled.source_used, release.requests) == ("store", [])
+    assert filled.not_as_pinned.endswith("(1.145.0+ds1-2 stands in, because a dry run does not ask upstream)")
+
+
+@pytest.mark.usefixtures("debian")
+def test_upstream_alone_does_not_take_a_stand_in(release: fake_release.Release, store: Store) -> None:
+    fill(store, order(release, "debian"))
+    release.hanging = True
+    with pytest.raises(UnreachableSource):
+        fill(store, order(release, "upstream", timeout=0.3))
+
+
+def test_the_orders_of_a_run_ask_a_host_that_cannot_be_reached_once(
+    release: fake_release.Release, store: Store, debian: list[str]
+) -> None:
+    release.hanging = True
+    one = order(release, timeout=0.3)
+    fill(store, one)
+    other = replace(one, bundle=replace(one.bundle, name="another", version="1.151.0"))
+    assert fill(store, other).source_used == "debian"
+    assert len(release.requests) == 1
+    assert len(debian) == 2
+
+
+# --- a bundle's own source
+
+
+def test_a_bundle_has_a_source_of_its_own(release: fake_release.Release, store: Store, debian: list[str]) -> None:
+    own = {**release.bundle(), "source": "debian"}
+    assert fill(store, Order(Bundle.from_dict(own), "x86_64", "upstream")).source_used == "debian"
+    assert release.requests == []
+    own["source"] = "upstream"
+    assert fill(store, Order(Bundle.from_dict(own), "x86_64", "debian")).source_used == "upstream"
+    assert len(debian) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"source": "both"}, "source is 'both'; it must be one of auto, upstream, debian"),
+        ({"source": "upstream", "upstream": []}, "source is upstream, and upstream is what it does not have"),
+        ({"source": "debian", "debian": None}, "source is debian, and debian is what it does not have"),
+    ],
+)
+def test_a_source_that_a_bundle_cannot_have(release: fake_release.Release, change: dict, said: str) -> None:
+    with pytest.raises(SourceError, match=f"^bundle victoriametrics in group_vars/all/artifacts.yml: {said}$"):
+        Bundle.from_dict({**release.bundle(), **change})
 
 
 @pytest.mark.usefixtures("debian")

@@ -223,6 +223,14 @@ def test_fills_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / ".staging").iterdir())
 
 
+def test_staging_of_another_fill_may_go_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".staging").mkdir()
+    gone = tmp_path / ".staging/gone"
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter([gone]))
+    with Store(tmp_path).staging() as folder:
+        assert folder.is_dir()
+
+
 def test_staging_of_a_killed_fill_is_cleared_after_a_day(tmp_path: Path) -> None:
     old, recent = tmp_path / ".staging/old", tmp_path / ".staging/recent"
     for folder in (old, recent):

@@ -1,9 +1,9 @@
 """Where the artifact store gets binaries from: upstream's releases, or Debian's packages as their stand-in.
 
-Upstream publishes a sha256 beside every archive; Debian's packages are verified by apt. A source that cannot
-be reached (`UnreachableSource`) may be replaced by the other one. Everything else is an error and stays one:
-a checksum that does not match, a release that does not exist, a package that is too old. What upstream releases
-without a checksum comes from Debian alone, whatever source is asked for.
+Upstream publishes a sha256 beside every archive; Debian's packages are verified by apt. Where upstream cannot be
+reached (`UnreachableSource`), Debian's package stands in, until upstream can be. Everything else is an error and
+stays one: a checksum that does not match, a release that does not exist, a login that is not accepted, a package that
+is too old. What upstream releases without a checksum comes from Debian alone.
 
 Layouts, as the projects' own release rules write them:
 
@@ -17,37 +17,29 @@ Layouts, as the projects' own release rules write them:
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import os
 import posixpath
 import re
 import shutil
 import subprocess
 import tarfile
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from . import download as _download
+from .download import Hosts, Place, download, place
 from .store import Entry, MissingArtifact, Store, TamperedArtifact, relative_path, sha256_file
+
+PINS = _download.PINS
+SourceError = _download.SourceError
+UnreachableSource = _download.UnreachableSource
 
 GOARCH = {"x86_64": "amd64", "aarch64": "arm64"}  # Debian uses Go's words for both
 SOURCES = ("auto", "upstream", "debian")
 CONNECT_TIMEOUT = 5.0  # seconds without an answer until upstream counts as unreachable
 EPOCH = "315532800"  # 1980, the oldest time that a zip can hold: all files of what mmdebstrap makes get it
 APT_TIMEOUT = 600  # seconds for one package; apt gives up on a dead mirror long before
-PINS = "group_vars/all/artifacts.yml"
-
-
-class SourceError(Exception):
-    """A source has not what is wanted; the text says what, and what to do."""
-
-
-class UnreachableSource(SourceError):
-    """A source does not answer. The only failure after which the other source is asked."""
 
 
 class ChecksumMismatch(SourceError):
@@ -81,22 +73,30 @@ class Bundle:
     version: str
     upstream: tuple[Archive, ...] = ()
     debian: DebianPackage | None = None
+    source: str | None = None  # one of SOURCES, where it has one of its own
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Bundle:
         """Read the form of group_vars (Ansible has checked its types).
 
-        Raises SourceError when it has no source, or when upstream and Debian do not provide the same artifacts.
+        Raises SourceError when it has no source or another one than it asks for, or when upstream and Debian do not
+        provide the same artifacts.
         """
         upstream = tuple(Archive(**archive) for archive in data.get("upstream") or ())  # type: ignore[attr-defined]
         debian = DebianPackage(**data["debian"]) if data.get("debian") else None  # type: ignore[arg-type]
-        bundle = cls(str(data["bundle"]), str(data["version"]), upstream, debian)
+        source = str(data["source"]) if data.get("source") else None
+        bundle = cls(str(data["bundle"]), str(data["version"]), upstream, debian, source)
+        about = f"bundle {bundle.name} in {PINS}"
         if not upstream and not debian:
-            raise SourceError(f"bundle {bundle.name} in {PINS} has no source: give it upstream, debian or both")
+            raise SourceError(f"{about} has no source: give it upstream, debian or both")
+        if source not in {None, *SOURCES}:
+            raise SourceError(f"{about}: source is {source!r}; it must be one of {', '.join(SOURCES)}")
+        if (source == "upstream" and not upstream) or (source == "debian" and not debian):
+            raise SourceError(f"{about}: source is {source}, and {source} is what it does not have")
         if upstream and debian and set(debian.files) != set(bundle.names):
             raise SourceError(
-                "bundle {} in {}: upstream provides {}, debian {}; they must be the same".format(
-                    bundle.name, PINS, ", ".join(bundle.names), ", ".join(sorted(debian.files))
+                "{}: upstream provides {}, debian {}; they must be the same".format(
+                    about, ", ".join(bundle.names), ", ".join(sorted(debian.files))
                 )
             )
         return bundle
@@ -110,12 +110,19 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Order:
-    """What `fill` is to have in the store."""
+    """What `fill` is to have in the store, and in what company."""
 
     bundle: Bundle
     arch: str
-    source: str  # one of SOURCES
+    default_source: str  # one of SOURCES, for a bundle that says none
     timeout: float = CONNECT_TIMEOUT
+    hosts: Hosts = field(default_factory=Hosts)  # of the orders of one run
+    report: Callable[[str], None] = lambda _: None  # takes what is being done, for who waits
+
+    @property
+    def source(self) -> str:
+        """One of SOURCES."""
+        return (self.bundle.source or self.default_source) if self.bundle.upstream else "debian"
 
     def __str__(self) -> str:
         return f"{self.bundle.name} {self.bundle.version} {self.arch}"
@@ -129,38 +136,55 @@ class Filled:
     source_used: str  # "store", "upstream" or "debian"; in a dry run what would be asked
     message: str
     damaged: list[str]  # one text for each file that was not what the manifest says
+    not_as_pinned: str = ""  # says what stands in and why, if anything does
 
 
 def fill(store: Store, order: Order, dry_run: bool = False) -> Filled:
-    """Have every artifact of a bundle in the store, for one architecture. Asks no network for what is there.
+    """Have every artifact of a bundle in the store, for one architecture. Asks no network for what is there as pinned.
 
+    Where either source will do, upstream is asked for what Debian stands in for; if it cannot be reached, that stays.
     Raises SourceError, or StoreError from the store itself.
     """
-    if not order.bundle.upstream:
-        order = replace(order, source="debian")
     present, damaged = _present(store, order)
     missing = [name for name in order.bundle.names if name not in present]
-    entries = list(present.values())
-    if not missing:
-        return Filled(entries, "store", f"{order}: in the store{_stand_in_note(order, entries)}", damaged)
-    what = ", ".join(missing)
-    if dry_run:
+    better = [name for name, entry in present.items() if entry.is_stand_in and order.source == "auto"]
+    if dry_run and missing:
         places = {"auto": "upstream, or from Debian where upstream cannot be reached", "debian": "Debian"}
-        where = places.get(order.source, order.source)
-        return Filled(entries, order.source, f"{order}: would fetch {what} from {where}", damaged)
-    with store.staging() as staging:
-        used, fetched, why = _fetch(staging, order, missing)
-        for entry, staged in fetched:
-            store.add(entry, staged)
-    entries += [entry for entry, _ in fetched]
+        text = f"{order}: would fetch {', '.join(missing)} from {places.get(order.source, order.source)}"
+        return Filled(list(present.values()), order.source, text, damaged)
+    fetched: list[tuple[Entry, Path]] = []
+    used, why = "store", f"its source is {order.source}"
+    if dry_run and better:
+        why = "a dry run does not ask upstream"
+    elif missing or better:
+        with store.staging() as staging:
+            used, fetched, why = _fetch(staging, order, missing, better)
+            for entry, staged in fetched:
+                store.add(entry, staged)
+    new = {entry.name: entry for entry, _ in fetched}
+    entries = list({**present, **new}.values())
+    stand_ins = _stand_ins(order, entries)
+    return Filled(
+        entries=entries,
+        source_used=used,
+        message=f"{order}: {_done(order, used, new, stand_ins, why)}",
+        damaged=damaged,
+        not_as_pinned=f"{order} ({stand_ins} stands in, because {why})" if stand_ins else "",
+    )
+
+
+def _done(order: Order, used: str, new: Mapping[str, Entry], stand_ins: str, why: str) -> str:
+    what = ", ".join(sorted(new))
+    if used == "store":
+        return f"in the store ({stand_ins} stands in)" if stand_ins else "in the store"
     if used == "upstream":
-        return Filled(entries, used, f"{order}: fetched {what} from upstream", damaged)
-    reason = f"upstream not reachable ({why}), " if why else ""
-    suite = order.bundle.debian.suite if order.bundle.debian else ""
+        return f"fetched {what} from upstream"
+    assert order.bundle.debian is not None
+    version = next(iter(new.values())).version
     if not order.bundle.upstream:
-        return Filled(entries, used, f"{order}: fetched {what} from Debian {suite} ({fetched[0][0].version})", damaged)
-    text = f"{order}: {reason}Debian {suite}'s {fetched[0][0].version} stands in ({what})"
-    return Filled(entries, used, text, damaged)
+        return f"fetched {what} from Debian {order.bundle.debian.suite} ({version})"
+    reason = "" if order.source == "debian" else f"{why}, "
+    return f"{reason}Debian {order.bundle.debian.suite}'s {version} stands in ({what})"
 
 
 def _present(store: Store, order: Order) -> tuple[dict[str, Entry], list[str]]:
@@ -189,29 +213,39 @@ def _acceptable(order: Order, entry: Entry) -> bool:
     return version_at_least(upstream_part(entry.version), order.bundle.debian.minimum_version)
 
 
-def _stand_in_note(order: Order, entries: Sequence[Entry]) -> str:
+def _stand_ins(order: Order, entries: Sequence[Entry]) -> str:
+    """The versions that stand in for the pinned one. What has no upstream is as pinned in what Debian has."""
     versions = sorted({entry.version for entry in entries if entry.is_stand_in})
-    return " ({} stands in)".format(", ".join(versions)) if versions and order.bundle.upstream else ""
+    return ", ".join(versions) if order.bundle.upstream else ""
 
 
-def _fetch(staging: Path, order: Order, names: Sequence[str]) -> tuple[str, list[tuple[Entry, Path]], str]:
-    """The source that was used, entries with their staged files, and why upstream was not used, if so."""
-    why = ""
+def _fetch(
+    staging: Path, order: Order, missing: Sequence[str], better: Sequence[str]
+) -> tuple[str, list[tuple[Entry, Path]], str]:
+    """The source that was used, entries with their staged files, and why upstream was not used, if so.
+
+    `better` is what Debian stands in for already: upstream's is fetched if it can be reached.
+    """
+    why = f"its source is {order.source}"
     if order.source != "debian":
         try:
-            return "upstream", fetch_upstream(staging, order, names), why
+            return "upstream", fetch_upstream(staging, order, [*missing, *better]), ""
         except UnreachableSource as error:
             if order.source == "upstream" or order.bundle.debian is None:
                 raise
-            why = str(error)
+            why = f"upstream is not reachable ({error})"
+    if not missing:
+        return "store", [], why
     if order.bundle.debian is None:
         raise SourceError(f"bundle {order.bundle.name} in {PINS} names no Debian package")
+    order.report(f"asking Debian's mirror for {order.bundle.debian.package}")
     try:
-        return "debian", fetch_debian(staging, order, order.bundle.debian, names), why
+        return "debian", fetch_debian(staging, order, order.bundle.debian, missing), why
     except SourceError as error:
-        if not why:
+        if order.source == "debian":
             raise
-        raise SourceError(f"upstream not reachable ({why}), and Debian: {error}") from error
+        # Not in reach either, or not good enough: which of them, the error says that it goes on as.
+        raise type(error)(f"{why}, and Debian: {error}") from error
 
 
 # --- upstream ----------------------------------------------------------------------------------------------
@@ -219,99 +253,63 @@ def _fetch(staging: Path, order: Order, names: Sequence[str]) -> tuple[str, list
 
 def fetch_upstream(staging: Path, order: Order, names: Sequence[str]) -> list[tuple[Entry, Path]]:
     """Download, verify and unpack the archives that hold `names`. Raises SourceError."""
-    bundle, timeout = order.bundle, order.timeout
-    values = {"version": bundle.version, "goarch": GOARCH[order.arch]}
     fetched = []
-    for archive in bundle.upstream:
-        wanted = {name: path.format(**values) for name, path in archive.files.items() if name in names}
+    for archive in order.bundle.upstream:
+        wanted = {name: _filled(path, order) for name, path in archive.files.items() if name in names}
         if not wanted:
             continue
-        url, checksums = archive.url.format(**values), archive.checksums.format(**values)
-        filename = url.rsplit("/", 1)[-1]
-        expected = published_checksum(_first_contact(checksums, timeout), filename, checksums)
-        packed = staging / "archive"
-        _download(url, packed, timeout)
-        found = sha256_file(packed)
+        packed, checksums = (_filled_place(url, order) for url in (archive.url, archive.checksums))
+        order.report(f"asking {checksums.host}")
+        expected = published_checksum(order.hosts.text(checksums, order.timeout), packed.filename, checksums.url)
+        target = staging / "archive"
+        download(packed, target, order.report)
+        found = sha256_file(target)
         if found != expected:
             raise ChecksumMismatch(
-                f"{url} has sha256 {found}, but {checksums} says {expected}. "
+                f"{packed.url} has sha256 {found}, but {checksums.url} says {expected}. "
                 "Nothing was stored; do not use this download"
             )
-        with tarfile.open(packed, "r:*") as tar:
-            staged = _unpack(tar, wanted, staging, url)
-        packed.unlink()
-        source = f"{url} (sha256 verified against {checksums})"
-        fetched += _entries(staged, order, bundle.version, source)
+        order.report(f"unpacking {packed.filename}")
+        with tarfile.open(target, "r:*") as tar:
+            staged = _unpack(tar, wanted, staging, packed.url)
+        target.unlink()
+        source = f"{packed.url} (sha256 verified against {checksums.url})"
+        fetched += _entries(staged, order, order.bundle.version, source)
     return fetched
+
+
+def _filled_place(url: str, order: Order) -> Place:
+    """A URL of the pins. Its login is taken off first: what that has of braces is none of ours."""
+    found = place(url)
+    return replace(found, url=_filled(found.url, order))
+
+
+def _filled(text: str, order: Order) -> str:
+    try:
+        return text.format(version=order.bundle.version, goarch=GOARCH[order.arch])
+    except (LookupError, ValueError) as error:
+        raise SourceError(
+            f"{text}: nothing but {{version}} and {{goarch}} can be filled in; correct it in {PINS}"
+        ) from error
+
+
+_CHECKSUM = re.compile(r"(?P<escaped>\\?)(?P<sha256>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
+_TAGGED_CHECKSUM = re.compile(r"(?P<escaped>\\?)SHA256 \((?P<name>.+)\) = (?P<sha256>[0-9a-fA-F]{64})")
+_ESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
 
 
 def published_checksum(text: str, filename: str, origin: str) -> str:
     """The sha256 of `filename` in the output of sha256sum. Raises ChecksumMismatch when it lists none."""
     for line in text.splitlines():
-        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line.strip())
-        if match and match.group(2) == filename:
-            return match.group(1)
+        match = _CHECKSUM.fullmatch(line.strip()) or _TAGGED_CHECKSUM.fullmatch(line.strip())
+        if not match:
+            continue
+        name = match["name"]
+        if match["escaped"]:
+            name = re.sub(r"\\[\\nr]", lambda escape: _ESCAPES[escape[0]], name)
+        if posixpath.normpath(name) == filename:
+            return match["sha256"].lower()
     raise ChecksumMismatch(f"{origin} lists no sha256 of {filename}, so it cannot be verified")
-
-
-def _first_contact(url: str, timeout: float) -> str:
-    """The text at a URL within `2 * timeout` seconds in all.
-
-    A timeout of sockets covers neither a name server that is silent nor a server that trickles. So the
-    request runs in a thread that is left behind when the time is over.
-    """
-    result: list[bytes] = []
-    failure: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            with _request(url, timeout) as response:
-                result.append(response.read())
-        except (SourceError, OSError, http.client.HTTPException) as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(2 * timeout)
-    if failure and isinstance(failure[0], SourceError):
-        raise failure[0]
-    if not result:
-        reason = failure[0] if failure else f"no answer within {2 * timeout:g} s"
-        raise UnreachableSource(f"{url}: {reason}")
-    return result[0].decode("utf-8", "replace")
-
-
-def _download(url: str, target: Path, timeout: float) -> None:
-    try:
-        with _request(url, timeout) as response, target.open("wb") as stream:
-            shutil.copyfileobj(response, stream, 1 << 20)
-            announced = response.headers.get("Content-Length")
-    except (OSError, http.client.HTTPException) as error:
-        raise UnreachableSource(f"{url}: {error}") from error
-    if announced is not None and target.stat().st_size != int(announced):
-        raise UnreachableSource(f"{url}: broke off after {target.stat().st_size} of {announced} bytes")
-
-
-@contextlib.contextmanager
-def _request(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
-    """Open a URL. Raises UnreachableSource, or SourceError when the server says that it is not there."""
-    if not url.startswith(("https://", "http://")):
-        raise SourceError(f"{url} is no http URL; correct it in {PINS}")
-    try:
-        response = urllib.request.urlopen(url, timeout=timeout)  # noqa: S310  (the scheme is checked above)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code in {404, 410}:
-            raise SourceError(
-                f"{url} does not exist (HTTP {error.code}); correct the version or the URL in {PINS}"
-            ) from error
-        raise UnreachableSource(f"{url}: HTTP {error.code}") from error
-    except urllib.error.URLError as error:
-        raise UnreachableSource(f"{url}: {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise UnreachableSource(f"{url}: {error}") from error
-    with response:
-        yield response
 
 
 # --- Debian ------------------------------------------------------------------------------------------------

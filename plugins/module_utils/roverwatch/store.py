@@ -209,8 +209,9 @@ class Store:
         parent = self.root / ".staging"
         parent.mkdir(parents=True, exist_ok=True)
         for old in parent.iterdir():
-            if time.time() - old.stat().st_mtime > ABANDONED_AFTER:
-                shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # another fill is done with it just now
+                if time.time() - old.stat().st_mtime > ABANDONED_AFTER:
+                    shutil.rmtree(old, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(dir=parent))
         try:
             yield folder
