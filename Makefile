@@ -40,7 +40,7 @@ lab-artifacts: $(BIN)/.locked engine
 
 image: artifacts ## Build the sensor service's image (a part of `artifacts`)
 
-demo: $(BIN)/.locked engine ## Three robots and a hub in Docker, provisioned and checked (ROBOTS=8 for more)
+demo: engine $(BIN)/.locked ## Three robots and a hub in Docker, provisioned and checked (ROBOTS=8 for more)
 	@rm -f .lab/stages
 	lab/stage.sh "images and artifacts" $(MAKE) -j2 images lab-artifacts
 	lab/stage.sh "machines" $(PLAY) playbooks/lab/create.yml -e lab_robots=$(ROBOTS)
@@ -56,7 +56,7 @@ demo: $(BIN)/.locked engine ## Three robots and a hub in Docker, provisioned and
 	echo "  curl --netrc-file .lab/demo/pki/operator.netrc --cacert .lab/demo/pki/ca.pem '$$hub/api/v1/query?query=up'"
 
 demo-down: $(BIN)/.locked ## Remove the demo's containers, volumes, network and keys, and the engine if the demo started it
-	@if docker info >/dev/null 2>&1; then ansible-playbook playbooks/lab/destroy.yml; fi
+	@if verdict=$$(python3 lab/engine.py); then ansible-playbook playbooks/lab/destroy.yml; else echo "nothing removed: $$verdict"; fi
 	lab/engine.sh stop
 
 lint: $(BIN)/.locked ## ansible-lint, yamllint, actionlint, ruff, mypy
