@@ -56,7 +56,9 @@ demo: engine $(BIN)/.locked ## Three robots and a hub in Docker, provisioned and
 	echo "  curl --netrc-file .lab/demo/pki/operator.netrc --cacert .lab/demo/pki/ca.pem '$$hub/api/v1/query?query=up'"
 
 demo-down: $(BIN)/.locked ## Remove the demo's containers, volumes, network and keys, and the engine if the demo started it
-	@if verdict=$$(python3 lab/engine.py); then ansible-playbook playbooks/lab/destroy.yml; else echo "nothing removed: $$verdict"; fi
+	@verdict=$$(python3 lab/engine.py) && status=0 || status=$$?
+	[ $$status = 0 ] || echo "nothing is removed: $$verdict"
+	case $$status in 0) ansible-playbook playbooks/lab/destroy.yml ;; 3) ;; *) exit 1 ;; esac
 	lab/engine.sh stop
 
 lint: $(BIN)/.locked ## ansible-lint, yamllint, actionlint, ruff, mypy

@@ -110,7 +110,12 @@ def test_the_sensor_service_says_what_the_kernel_says_of_every_service(host):
     limits = {unit: min(limit for _, limit in chain[:-1] if limit is not None) for unit, chain in chains.items()}
     limits |= {"roverwatch-sensor.service": supervisor[0][1], fleet.SLICE: fleet.BUDGET}
     assert watched.said.pop("container_spec_memory_limit_bytes") == limits
-    for metric, slack in SLACK.items():
+    known = {metric for metric in SLACK if any(watched.kernel[path][0][metric] is not None for path in paths.values())}
+    # cgroup v2 keeps no peak before kernel 5.19.
+    assert known >= set(SLACK) - {"container_memory_max_usage_bytes"}
+    assert set(watched.said) == known
+    for metric in known:
+        slack = SLACK[metric]
         counted = {name for name, path in paths.items() if watched.kernel[path][0][metric] is not None}
         # Where cpu and cpuacct are mounted apart, as on some hosts of the lab, systemd counts no time of services.
         assert counted == set(paths) or metric == "container_cpu_usage_seconds_total", metric
@@ -121,7 +126,6 @@ def test_the_sensor_service_says_what_the_kernel_says_of_every_service(host):
             said = watched.said[metric][name]
             assert min(kernel) - slack <= said <= max(kernel) + slack, f"{metric} of {name}: {said}, kernel {kernel}"
             print(f"{host.backend.get_hostname()} {metric} {name}: {said:.10g}, kernel {min(kernel)} to {max(kernel)}")
-    assert set(watched.said) == set(SLACK)
     if "/memory/" in paths["roverwatch-node-exporter"]:
         assert watched.said["container_oom_events_total"]["roverwatch-node-exporter"] >= 1
 
