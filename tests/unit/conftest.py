@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fake_release
+import networks
 import pytest
 from compute_api.resources import Api
 from compute_api.server import served
@@ -23,14 +24,17 @@ def silent_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def nft() -> Iterator[Path]:
-    """The directory of this machine's nft, which is on PATH."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make networks")
+    """The directory of this machine's nft, which is on PATH, and networks to use it in."""
     found = shutil.which("nft", path=f"{os.environ['PATH']}:/usr/sbin")
     if not found:
         pytest.skip("nft is not here: make unit installs it for root, else: apt-get install nftables")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        # Where Debian has ip as well, and a user's shell does not look.
         patch.setenv("PATH", f"{os.environ['PATH']}:{Path(found).parent}")
+        try:
+            stack.enter_context(networks.root())
+        except networks.NoNetworks as error:
+            pytest.skip(str(error))
         yield Path(found).parent
 
 

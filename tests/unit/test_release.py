@@ -237,10 +237,8 @@ def test_a_state_of_another_version_is_refused_and_named(robot):
 # --- what comes back
 
 
-def test_every_managed_file_comes_back_with_owner_mode_and_links(robot):
+def test_every_managed_file_comes_back_with_mode_and_links(robot):
     secret = robot.root / "etc/roverwatch/vmagent/secrets/hub_password"
-    os.chown(secret.parent, 999, 0)
-    os.chown(secret, 999, 997)
     robot.write("etc/systemd/system/roverwatch-sensor.service.d/own.conf", "[Service]\n", 0o640)
     (robot.root / "etc/roverwatch/current").symlink_to("vmagent/scrape.yml")
     before = robot.tree()
@@ -258,6 +256,20 @@ def test_every_managed_file_comes_back_with_owner_mode_and_links(robot):
     robot.write("usr/local/sbin/roverwatch-new", "new", 0o755)
     # What a cut-off write leaves behind goes, too.
     robot.write("etc/roverwatch/vmagent/scrape.yml.release-new", "half of it")
+    assert robot.release.rollback("bad", None)
+    assert robot.tree() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_every_managed_file_comes_back_with_its_owner(robot):
+    secret = robot.root / "etc/roverwatch/vmagent/secrets/hub_password"
+    os.chown(secret.parent, 999, 0)
+    os.chown(secret, 999, 997)
+    before = robot.tree()
+
+    robot.update("R1", "2.0", "bbbb")
+    secret.unlink()
+    secret.parent.rmdir()
     assert robot.release.rollback("bad", None)
     assert robot.tree() == before
     assert not robot.status()["modified"]
