@@ -360,3 +360,41 @@ def test_a_machine_gets_no_more_processors_than_the_host_has(machines: Machines,
 
 def test_another_kind_of_host_makes_the_machines_anew(machines: Machines) -> None:
     assert len({machines[host]["robot-1"]["recipe"] for host in (V1, V2, Host("1", ipv6=False))}) == 3
+
+
+def test_more_machines_than_the_kernel_can_bear_are_refused_before_one_is_made(tmp_path: Path) -> None:
+    """A machine without an inotify instance left starts half of its services, and says nothing."""
+    (check,) = [
+        task
+        for task in yaml.safe_load((TOP / "playbooks/lab/create.yml").read_text())[0]["tasks"]
+        if "ansible.builtin.assert" in task
+    ]
+    file = tmp_path / "max_user_instances"
+    file.write_text("128\n")
+    check["vars"]["lab_inotify"] = str(file)
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [check]}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+
+    def made(machines: int) -> subprocess.CompletedProcess[str]:
+        given = json.dumps({"lab_hosts": ["one"] * machines})
+        return subprocess.run(
+            [
+                Path(sys.executable).with_name("ansible-playbook"),
+                "-i",
+                "localhost,",
+                "-e",
+                given,
+                tmp_path / "play.yml",
+            ],
+            env={**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    assert made(9).returncode == 0, "ROBOTS=8 and a hub"
+    too_many = made(12)
+    assert too_many.returncode != 0
+    assert "12 machines may need more than the 128 inotify instances" in too_many.stdout
+    assert "sudo sysctl fs.inotify.max_user_instances=1024" in too_many.stdout
