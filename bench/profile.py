@@ -28,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description="Profile the sensor service.")
     parser.add_argument("--seconds", type=float, default=15, help="of load for each profile (default: %(default)s)")
     arguments = parser.parse_args()
+    hey.program()
     REPORTS.mkdir(parents=True, exist_ok=True)
     cpu, memory, allocations = (REPORTS / name for name in ("cpu.svg", "memory.html", "memory.bin"))
 

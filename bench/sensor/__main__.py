@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.images import FLAVOURS, build
 from bench.report import RESULTS, machine, write_document, write_results
-from bench.sensor import pages, plots, soak, speed
+from bench.sensor import hey, pages, plots, soak, speed
 from bench.sensor.services import CLIENT_CORE
 
 
@@ -30,6 +30,8 @@ def main() -> None:
     if unknown := set(parts) - set(pages.PARTS):
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(pages.PARTS)}")
 
+    if set(parts) != {"start"}:
+        hey.program()
     images = {flavour: build(flavour) for flavour in FLAVOURS} if {"start", "memory"} & set(parts) else {}
     os.sched_setaffinity(0, {CLIENT_CORE})  # hey inherits it
     path = RESULTS / "sensor.json"

@@ -42,15 +42,20 @@ def percentile(values: Sequence[float], part: float) -> float:
     return ordered[math.ceil(part * len(ordered)) - 1] if ordered else TIMEOUT_SECONDS
 
 
+def program() -> str:
+    """Where hey is; ends the run, before anything is measured, where it is not."""
+    found = shutil.which("hey")
+    if found is None:
+        sys.exit("hey is missing: install the load generator from Debian's package (apt-get install hey)")
+    return found
+
+
 def load(url: str, seconds: float, connections: int, rate: int | None = None, compression: bool = True) -> Load:
     """Keep ``connections`` busy for this long, or send ``rate`` requests a second in all over them.
 
     hey holds a rate per connection, and all connections tick together: a rate comes as bursts of ``connections``.
     """
-    program = shutil.which("hey")
-    if program is None:
-        sys.exit("hey is missing: install the load generator from Debian's package (apt-get install hey)")
-    command = [program, "-z", f"{seconds}s", "-c", str(connections), "-t", str(TIMEOUT_SECONDS), "-cpus", "1"]
+    command = [program(), "-z", f"{seconds}s", "-c", str(connections), "-t", str(TIMEOUT_SECONDS), "-cpus", "1"]
     command += ["-A", ACCEPT, "-o", TEMPLATE]
     if rate is not None:
         command += ["-q", str(rate / connections)]
