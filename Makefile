@@ -28,14 +28,14 @@ $(BIN)/.locked: requirements.txt
 engine:
 	@lab/engine.sh start
 
-images: $(BIN)/.locked engine
+images: engine $(BIN)/.locked
 	@$(BIN)/python lab/images.py
 
-artifacts: $(BIN)/.locked engine ## Fill the artifact store with every binary and image that goes onto a machine
+artifacts: engine $(BIN)/.locked ## Fill the artifact store with every binary and image that goes onto a machine
 	@ansible-playbook playbooks/artifacts.yml
 
 # The lab's machines have this one's architecture, whatever the fleet has.
-lab-artifacts: $(BIN)/.locked engine
+lab-artifacts: engine $(BIN)/.locked
 	@ansible-playbook playbooks/artifacts.yml -e '{"artifacts_architectures": ["$(shell uname -m)"]}'
 
 image: artifacts ## Build the sensor service's image (a part of `artifacts`)
@@ -70,9 +70,9 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, actionlint, ruff, mypy
 	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/callback plugins/filter plugins/inventory \
 	  plugins/plugin_utils dashboards bench \
 	  tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/registry.py tests/releases tests/compute_api
-	mypy --scripts-are-modules roles/release/files/roverwatch-release lab/images.py
+	mypy --scripts-are-modules roles/release/files/roverwatch-release lab/engine.py lab/images.py
 
-unit: $(BIN)/.locked engine ## The unit tests of app/, plugins/ and the tree's invariants
+unit: engine $(BIN)/.locked ## The unit tests of app/, plugins/ and the tree's invariants
 	@lab/packages.sh mosquitto chromium nft=nftables docker-registry skopeo
 	pytest -q --numprocesses auto
 
@@ -99,7 +99,7 @@ lock: $(BIN)/.locked ## Write the locks anew: Python packages by their hashes, b
 	@lab/packages.sh skopeo
 	ansible-playbook playbooks/outdated.yml -e outdated_write=true
 
-clean: $(BIN)/.locked engine ## Remove the demo and what was built, too: images, artifacts, the environment
+clean: engine $(BIN)/.locked ## Remove the demo and what was built, too: images, artifacts, the environment
 	@ansible-playbook playbooks/lab/destroy.yml
 	docker image ls --format '{{.Repository}}:{{.Tag}}' 'roverwatch*/*' | xargs -r docker image rm >/dev/null
 	lab/engine.sh stop

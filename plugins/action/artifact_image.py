@@ -65,6 +65,7 @@ class ActionModule(ActionBase):
             "changed": built.changed,
             "entry": built.entry.to_dict() if built.entry else None,
             "msg": built.message,
+            "not_as_pinned": built.not_as_pinned,
             "warnings": [f"{text}. It is built again now" for text in built.damaged],
         }
 

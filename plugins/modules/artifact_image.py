@@ -109,6 +109,10 @@ entry:
   description: The image's entry in the manifest; none in check mode when it would be built.
   type: dict
   returned: success
+not_as_pinned:
+  description: What the image stands on in place of the pinned base, and why; empty where it is as pinned.
+  type: str
+  returned: always
 msg:
   description: What was found or done, in one line, with the base image that was used and why.
   type: str

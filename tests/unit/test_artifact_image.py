@@ -268,8 +268,9 @@ def test_a_stand_in_stays_where_the_registry_cannot_be_reached(
     entry = stored(store, image, FALLBACK.tag("x86_64"), "sha256:aa")
     built = images.ensure(store, image, print)
     assert (built.entry, built.changed, asked) == (entry, False, ["python:3.13-alpine"])
-    assert built.message == (
-        "sensor 0.1.0 x86_64: in the store, on roverwatch/python-base:trixie@sha256:aa, because no such host"
+    assert built.message == "sensor 0.1.0 x86_64: in the store, on roverwatch/python-base:trixie@sha256:aa"
+    assert built.not_as_pinned == (
+        "sensor 0.1.0 x86_64 (on roverwatch/python-base:trixie@sha256:aa, because no such host)"
     )
 
 
@@ -293,16 +294,36 @@ def test_a_stand_in_goes_as_soon_as_the_registry_can_be_reached(
     built = images.ensure(store, image, print)
     assert built.changed
     assert built.message == f"sensor 0.1.0 x86_64: built on {PINNED}, pulled by its digest"
+    assert built.not_as_pinned == ""
 
 
-@pytest.mark.parametrize(("base", "source"), [(PINNED, "auto"), (FALLBACK.tag("x86_64"), "debian")])
 def test_what_is_as_it_was_asked_for_asks_nobody(
-    tmp_path: Path, image: Image, local: dict[str, str], asked: list[str], *, base: str, source: str
+    tmp_path: Path, image: Image, local: dict[str, str], asked: list[str]
 ) -> None:
-    store = Store(tmp_path / "store")
-    stored(store, image, base, "sha256:aa")
-    assert not images.ensure(store, replace(image, source=source), print).changed
+    for base, source, why in ((PINNED, "auto", ""), (FALLBACK.tag("x86_64"), "debian", "its source is debian)")):
+        store = Store(tmp_path / source)
+        stored(store, image, base, "sha256:aa")
+        built = images.ensure(store, replace(image, source=source), print)
+        assert not built.changed
+        assert built.not_as_pinned.endswith(why)
+        assert bool(built.not_as_pinned) == bool(why)
     assert asked == []
+
+
+def test_what_is_built_on_the_fallback_is_not_as_pinned(
+    tmp_path: Path, image: Image, local: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Base(FALLBACK.tag("x86_64"), "sha256:aa", ", because no such host")
+    entry = stored(Store(tmp_path / "other"), image, base.name, base.image_id)
+
+    def build(staging: Path, *_: object) -> tuple[Entry, Path]:
+        (staging / "image.tar.gz").write_bytes(b"image")
+        return entry, staging / "image.tar.gz"
+
+    monkeypatch.setattr(images, "choose", lambda *_: base)
+    monkeypatch.setattr(images, "_build", build)
+    built = images.ensure(Store(tmp_path / "store"), image, print)
+    assert built.not_as_pinned == f"sensor 0.1.0 x86_64 (on {base.name}@sha256:aa, because no such host)"
 
 
 def test_a_dry_run_asks_nobody(tmp_path: Path, image: Image, local: dict[str, str], asked: list[str]) -> None:

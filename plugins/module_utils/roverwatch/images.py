@@ -65,6 +65,7 @@ class Built:
     changed: bool
     message: str
     damaged: list[str]
+    not_as_pinned: str = ""  # says what it stands on and why, if that is not the pinned base
 
 
 # --- what an image is made of ------------------------------------------------------------------------------
@@ -180,20 +181,36 @@ def ensure(store: Store, image: Image, tell: Tell, dry_run: bool = False) -> Bui
 
     recipe = _Recipe(image, dockerfile, files)
     entry, damaged = _present(store, recipe)
-    if entry and (dry_run or not _stands_in(image, entry)):
-        return Built(entry, False, f"{image}: in the store, on {entry.base_image}", damaged)
-    if dry_run:
+    if entry is None and dry_run:
         return Built(None, True, f"{image}: would build from {image.context}", damaged)
+    if entry and (dry_run or image.source != "auto" or not _on_fallback(image, entry)):
+        why = "a dry run asks no registry" if dry_run else f"its source is {image.source}"
+        return _kept(image, entry, damaged, why)
     try:
         base = choose(replace(recipe.base, fallback=None) if entry else recipe.base, step)
     except SourceError as error:
         if entry is None:
             raise
-        return Built(entry, False, f"{image}: in the store, on {entry.base_image}, because {error}", damaged)
+        return _kept(image, entry, damaged, str(error))
     with store.staging() as staging:
         entry, packed = _build(staging, recipe, base, step)
         store.add(entry, packed)
-    return Built(entry, True, f"{image}: built on {base.name}{base.note}", damaged)
+    why = base.note.removeprefix(", because ") or f"its source is {image.source}"
+    return Built(entry, True, f"{image}: built on {base.name}{base.note}", damaged, _not_as_pinned(image, entry, why))
+
+
+def _kept(image: Image, entry: Entry, damaged: list[str], why: str) -> Built:
+    text = f"{image}: in the store, on {entry.base_image}"
+    return Built(entry, False, text, damaged, _not_as_pinned(image, entry, why))
+
+
+def _not_as_pinned(image: Image, entry: Entry, why: str) -> str:
+    return f"{image} (on {entry.base_image}, because {why})" if _on_fallback(image, entry) else ""
+
+
+def _on_fallback(image: Image, entry: Entry) -> bool:
+    base = (entry.base_image or "").rpartition("@")[0]
+    return image.fallback is not None and base == image.fallback.tag(image.arch)
 
 
 def _present(store: Store, recipe: _Recipe) -> tuple[Entry | None, list[str]]:
@@ -222,12 +239,6 @@ def _is_current(recipe: _Recipe, entry: Entry) -> bool:
         and entry.inputs == inputs_of(image, recipe.files, base_id)
         and local_image(base, image.arch) in {None, base_id}
     )
-
-
-def _stands_in(image: Image, entry: Entry) -> bool:
-    """Whether an entry is on the fallback, and the wanted base takes its place as soon as it can be had."""
-    base = (entry.base_image or "").rpartition("@")[0]
-    return image.source == "auto" and image.fallback is not None and base == image.fallback.tag(image.arch)
 
 
 # --- the build ---------------------------------------------------------------------------------------------

@@ -395,10 +395,19 @@ def run_mmdebstrap(command: Sequence[str], what: str) -> None:
         return
     errors = [line for line in done.stderr.splitlines() if line.startswith("E: ")] or ["E: " + done.stderr]
     text = f"cannot get {what}: {errors[0][3:].strip()}"
-    if "expired" in text:
-        text += ". The mirror is out of date, or the controller's clock is wrong"
+    for said, remedy in _REMEDIES.items():
+        if said in text:
+            text += f". {remedy}"
     raise (UnreachableSource if "Failed to fetch" in text else SourceError)(text)
 
+
+# What mmdebstrap and apt say, and what it takes. Who is not root unpacks a system in a user namespace.
+_REMEDIES = {
+    "expired": "The mirror is out of date, or the controller's clock is wrong",
+    "newuidmap": "This takes the package uidmap: apt-get install uidmap",
+    "/etc/subuid": "This user has no range of user numbers: usermod --add-subuids 100000-165535 "
+    "--add-subgids 100000-165535",
+}
 
 _NO_MMDEBSTRAP = (
     "Debian's packages need mmdebstrap, apt and dpkg on the controller: apt-get install mmdebstrap (or use a "
