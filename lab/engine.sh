@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pid_file=.lab/dockerd.pid
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 we_are_root() { [ "$(id -u)" = 0 ]; }
 
@@ -26,7 +27,8 @@ start() {
     exit 1
   fi
   echo "engine: $verdict"
-  if we_are_root; then lab/packages.sh mmdebstrap; fi
+  # On other Debian-like systems mmdebstrap comes without the key of Debian's archive.
+  if we_are_root; then lab/packages.sh mmdebstrap "$keyring=debian-archive-keyring"; fi
 }
 
 launch() {

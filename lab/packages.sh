@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Installs the programs that are missing, where we are root on a Debian-like system; elsewhere says what is missing.
-#   lab/packages.sh PROGRAM[=PACKAGE]...   PACKAGE where it is not called like its program
+#   lab/packages.sh PROGRAM[=PACKAGE]...   PACKAGE where it is not called like its program, or like its file's path
 # Ends with 0 in any case: whoever needs a program knows best what to do without it, such as skip a test.
 set -euo pipefail
 PATH=$PATH:/usr/sbin # where Debian has daemons, and where a user's shell does not look
 
 missing=()
 for program in "$@"; do
-  command -v "${program%%=*}" >/dev/null || missing+=("${program#*=}")
+  command -v "${program%%=*}" >/dev/null || [ -e "${program%%=*}" ] || missing+=("${program#*=}")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 

@@ -569,3 +569,24 @@ def test_the_roles_are_told_the_version_of_every_artifact() -> None:
         ast.literal_eval(Environment(autoescape=False).from_string(pinned["artifacts_versions"]).render(plain))
         == versions
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("cannot find newuidmap", "apt-get install uidmap"),
+        ("failed to parse /etc/subuid: no entry", "usermod --add-subuids"),
+        ("The repository 'http://debian.invalid sid InRelease' is not signed.", "install debian-archive-keyring"),
+        ("Release file for http://debian.invalid/dists/sid/InRelease is expired", "the controller's clock is wrong"),
+    ],
+)
+def test_what_mmdebstrap_lacks_is_said_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, remedy: str
+) -> None:
+    program = tmp_path / "mmdebstrap"
+    program.write_text(f'#!/bin/sh\necho "E: {said}" >&2\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(SourceError, match=remedy) as caught:
+        sources.run_mmdebstrap(["mmdebstrap"], "a base of Debian sid")
+    assert str(caught.value).startswith(f"cannot get a base of Debian sid: {said}")

@@ -404,6 +404,7 @@ def run_mmdebstrap(command: Sequence[str], what: str) -> None:
 # What mmdebstrap and apt say, and what it takes. Who is not root unpacks a system in a user namespace.
 _REMEDIES = {
     "expired": "The mirror is out of date, or the controller's clock is wrong",
+    "is not signed": "If this is not Debian, its archive's key is missing: apt-get install debian-archive-keyring",
     "newuidmap": "This takes the package uidmap: apt-get install uidmap",
     "/etc/subuid": "This user has no range of user numbers: usermod --add-subuids 100000-165535 "
     "--add-subgids 100000-165535",
