@@ -26,6 +26,12 @@ options:
     default: demo
     env:
       - name: ROVERWATCH_LAB
+  docker_host:
+    description: Where the engine listens, by the variable that docker and the modules of community.docker read.
+    type: string
+    default: unix:///var/run/docker.sock
+    env:
+      - name: DOCKER_HOST
   connection_type:
     description: How Ansible reaches the containers.
     type: string

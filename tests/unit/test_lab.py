@@ -398,3 +398,11 @@ def test_more_machines_than_the_kernel_can_bear_are_refused_before_one_is_made(t
     assert too_many.returncode != 0
     assert "12 machines may need more than the 128 inotify instances" in too_many.stdout
     assert "sudo sysctl fs.inotify.max_user_instances=1024" in too_many.stdout
+
+
+def test_the_inventory_asks_the_engine_that_docker_asks(tmp_path: Path) -> None:
+    command = [Path(sys.executable).with_name("ansible-inventory"), "-i", "inventory/lab.docker.yml", "--list"]
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/nobody.sock"}
+    done = subprocess.run(command, cwd=TOP, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Error connecting" in done.stderr
