@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fake_release
@@ -42,6 +42,24 @@ def nft() -> Iterator[Path]:
 def space(nft: Path) -> Iterator[Space]:
     with contextlib.closing(Space()) as found:
         yield found
+
+
+# Says what the program does, in the shell's language.
+Script = Callable[[str], None]
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
+    """A program named docker, of a test's making, before all others."""
+    program = tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+    def write(text: str) -> None:
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+
+    return write
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from conftest import Script
 from jinja2 import Environment
 from roverwatch import base_images, images
 from roverwatch.base_images import Base, Tell, Wanted, python_base
@@ -374,28 +374,14 @@ def test_other_extras_make_an_image_old(tmp_path: Path, image: Image, local: dic
 # --- what docker says, played by a script
 
 
-@pytest.fixture
-def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A program named docker, of a test's making, before all others."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return folder / "docker"
-
-
-def script(path: Path, text: str) -> None:
-    path.write_text("#!/bin/sh\n" + text)
-    path.chmod(0o755)
-
-
-def test_a_build_for_another_architecture_names_what_it_lacks(docker: Path) -> None:
-    script(docker, "echo exec /bin/sh: exec format error\nexit 1\n")
+def test_a_build_for_another_architecture_names_what_it_lacks(docker: Script) -> None:
+    docker("echo exec /bin/sh: exec format error\nexit 1\n")
     with pytest.raises(BuildError, match="needs emulation: apt-get install qemu-user-static"):
         images._run(["docker", "build"], "build sensor")
 
 
-def test_a_step_that_fails_shows_the_end_of_its_output(docker: Path) -> None:
-    script(docker, "seq 100\nexit 3\n")
+def test_a_step_that_fails_shows_the_end_of_its_output(docker: Script) -> None:
+    docker("seq 100\nexit 3\n")
     with pytest.raises(BuildError, match=r"(?s)^cannot build sensor:\n93\n.*100$"):
         images._run(["docker", "build"], "build sensor")
 

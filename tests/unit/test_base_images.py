@@ -20,6 +20,7 @@ import pytest
 import registry as registries
 import yaml
 from binaries import free_port
+from conftest import Script
 from registry import Registry, refusal, small_layer
 from roverwatch import base_images, images
 from roverwatch.base_images import Base, Fallback, LocalImage, Tell, Wanted, python_base
@@ -187,25 +188,11 @@ def test_the_lock_pins_every_base_that_the_tree_pulls() -> None:
 # --- what docker says, played by a script
 
 
-@pytest.fixture
-def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program named docker, of a test's making, before all others."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return folder / "docker"
-
-
-def script(path: Path, text: str) -> None:
-    path.write_text("#!/bin/sh\n" + text)
-    path.chmod(0o755)
-
-
 @pytest.mark.parametrize("behaviour", ["exec sleep 5", "for i in 1 2 3 4 5 6; do echo wait; sleep 0.2; done"])
 def test_a_registry_that_does_not_answer_is_given_up(
-    docker: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str
+    docker: Script, monkeypatch: pytest.MonkeyPatch, behaviour: str
 ) -> None:
-    script(docker, behaviour + "\n")
+    docker(behaviour + "\n")
     monkeypatch.setattr(base_images, "REGISTRY_ANSWERS_WITHIN", 0.3)
     with pytest.raises(UnreachableSource, match=r"no registry answered for python:3 within 0\.3 s"):
         base_images._pull("python:3", "x86_64", print)
@@ -215,9 +202,9 @@ PULLING = "echo '3: Pulling from library/python'; echo 'aa11: Already exists'; e
 
 
 def test_a_registry_that_answers_may_take_its_time_and_says_how_far_it_is(
-    docker: Path, monkeypatch: pytest.MonkeyPatch
+    docker: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script(docker, PULLING + "sleep 0.6\necho 'bb22: Pull complete'\nsleep 0.6\n")
+    docker(PULLING + "sleep 0.6\necho 'bb22: Pull complete'\nsleep 0.6\n")
     monkeypatch.setattr(base_images, "REGISTRY_ANSWERS_WITHIN", 0.3)
     monkeypatch.setattr(base_images, "PROGRESS_EVERY", 0.4)
     told: list[str] = []
@@ -225,8 +212,8 @@ def test_a_registry_that_answers_may_take_its_time_and_says_how_far_it_is(
     assert told == ["pulling python:3: 1 of 2 layers after 0 s", "pulling python:3: 2 of 2 layers after 1 s"]
 
 
-def test_a_pull_that_does_not_end_is_given_up(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(docker, PULLING + "exec sleep 5\n")
+def test_a_pull_that_does_not_end_is_given_up(docker: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker(PULLING + "exec sleep 5\n")
     monkeypatch.setattr(base_images, "PULL_TIMEOUT", 0.4)
     with pytest.raises(UnreachableSource, match=r"^python:3 was not here after 0\.4 s: 1 of 2 layers$"):
         base_images._pull("python:3", "x86_64", print)
