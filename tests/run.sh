@@ -37,6 +37,7 @@ bare_machines() {
   molecule destroy --no-command-borders && molecule create --no-command-borders &&
     molecule destroy --no-command-borders --scenario-name rolling_update
 }
+export -f bare_machines # for lab/stage.sh, which runs it
 
 [ "${only[*]}" = lint ] || lab/stage.sh "engine, images, artifacts" make -j2 images lab-artifacts || exit 1
 wanted lint && stage lint make lint
