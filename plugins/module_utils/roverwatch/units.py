@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -88,6 +89,23 @@ def current(file: File) -> Optional[Dict[str, Any]]:
         "content": file.path.read_text(encoding="utf-8", errors="replace"),
         "mode": file.path.stat().st_mode & 0o7777,
     }
+
+
+def write(file: File) -> None:
+    """Put it in place as a whole; when this returns, it is on the disk."""
+    file.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    arriving = file.path.with_name("." + file.path.name + ".new")
+    with arriving.open("w", encoding="utf-8") as stream:
+        os.fchmod(stream.fileno(), file.mode)  # before there is anything to read in it
+        stream.write(file.content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    arriving.replace(file.path)
+    directory = os.open(file.path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # its new name, too
+    finally:
+        os.close(directory)
 
 
 def first_process(scope: Path) -> Optional[int]:
