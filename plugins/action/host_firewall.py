@@ -20,6 +20,7 @@ MODULE = "roverwatch.fleet.host_firewall"
 TOOL = "/usr/local/sbin/roverwatch-firewall"
 FILES = Path(__file__).resolve().parents[2] / "roles" / "host_firewall" / "files"
 UNITS = "/etc/systemd/system"
+PACKAGE = {"name": "nftables", "install_recommends": False, "update_cache": True}
 # What the tool exits with when nothing is tried: it has gone back.
 NOTHING_TRIED = 3
 # Seconds beyond the deadline until a machine counts as lost.
@@ -61,7 +62,7 @@ class ActionModule(ActionBase):
             "confirm_seconds": args["confirm_seconds"],
             "files": list(files()),
         }
-        found: dict[str, Any] = self._execute_module(MODULE, module_args=asked, task_vars=task_vars)
+        found = self._with_package(asked, task_vars)
         if found.get("failed"):
             found["msg"] = f"{host}: {found['msg']}"
         if found.get("failed") or found.get("unreachable"):
@@ -78,6 +79,17 @@ class ActionModule(ActionBase):
             if found.get("taken_back"):
                 why = nftables.blame(rules, args["default_drop"], args["ssh_port"], client)
                 found["msg"] += f" {why[0].upper()}{why[1:]}."
+        return found
+
+    def _with_package(self, asked: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """The module's answer, on a machine without nftables once it is there."""
+        found: dict[str, Any] = self._execute_module(MODULE, module_args=asked, task_vars=task_vars)
+        if found.get("missing"):
+            found = self._execute_module("ansible.legacy.apt", module_args=PACKAGE, task_vars=task_vars)
+            if not found.get("failed") and not found.get("unreachable"):
+                found = self._execute_module(MODULE, module_args=asked, task_vars=task_vars)
+        if found.get("missing"):
+            return {"failed": True, "msg": "nftables is installed, and nft is not on the PATH"}
         return found
 
     def _confirm(self, host: str, seconds: int) -> dict[str, Any]:

@@ -11,6 +11,8 @@ description:
     have that table already is asked once, and nothing is changed.
   - New rules are tried first. They are kept once the controller has reached the machine over a new connection; until
     then the machine takes them back by itself after O(confirm_seconds), and so does its restart.
+  - Installs nftables from the machine's own package source if it is not there. Its own service is not needed, and is
+    as the operator left it.
   - Installs the tool and the units that load the table when the machine starts, and count what its rules do.
   - The options that are not here are what the action plugin hands over.
 options:
@@ -153,10 +155,10 @@ class HostFirewall:
         table: str = self.params["table"]
         files = [units.File(Path(f["path"]), f["content"], int(f["mode"], 8)) for f in self.params["files"]]
         files_due = units.differing(files)
-        # Not in check mode on a machine that does not have the package yet.
+        # The action plugin installs the package, and not in check mode.
         has_nft = shutil.which("nft") is not None
         if not has_nft and not self.module.check_mode:
-            raise Refused("nft is not there: install the package nftables")
+            return {"changed": False, "missing": True}
         kept = KEPT.read_text() if KEPT.exists() else ""
         wanted = self.loaded(table) if has_nft else table
         there = self.kernel() if has_nft else ""
@@ -165,7 +167,8 @@ class HostFirewall:
         units_due = any(
             state["UnitFileState"] != "enabled" or state["ActiveState"] != "active" for state in states.values()
         )
-        diff = [self.diff(str(f.path), (units.current(f) or {"content": ""})["content"], f.content) for f in files_due]
+        diff = [] if has_nft else [{"prepared": "package nftables: to be installed\n"}]
+        diff += [self.diff(str(f.path), (units.current(f) or {"content": ""})["content"], f.content) for f in files_due]
         if kept != table:
             diff.append(self.diff(str(KEPT), kept, table))
         elif rules_due:
@@ -177,7 +180,7 @@ class HostFirewall:
             return result
 
         for file in files_due:
-            self.write(file)
+            units.write(file)
         if files_due or any(state["NeedDaemonReload"] == "yes" for state in states.values()):
             self.run("systemctl", "daemon-reload")
         if units_due:
@@ -223,16 +226,6 @@ class HostFirewall:
             "other_firewalls": others,
             "listening": [asdict(listener) for listener in listeners(listed, ephemeral)],
         }
-
-    def write(self, file: units.File) -> None:
-        file.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        arriving = file.path.with_name("." + file.path.name + ".new")
-        with arriving.open("w", encoding="utf-8") as stream:
-            os.fchmod(stream.fileno(), file.mode)
-            stream.write(file.content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        arriving.replace(file.path)
 
     @staticmethod
     def diff(name: str, before: str, after: str) -> dict[str, str]:

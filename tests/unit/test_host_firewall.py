@@ -146,8 +146,9 @@ def test_check_mode_does_not_need_the_package_that_comes_first(robot):
     found = robot.ask(check=True)
     assert (found["changed"], found["listening"], robot.changes()) == (True, [], [])
     assert not robot.tool.exists()
-    with pytest.raises(module.Refused, match="install the package nftables"):
-        robot.ask()
+    assert found["diff"][0] == {"prepared": "package nftables: to be installed\n"}
+    assert robot.ask() == {"changed": False, "missing": True}
+    assert robot.changes() == []
 
 
 @pytest.mark.parametrize(
@@ -315,6 +316,8 @@ class Controller:
         self.now = 0.0
         self.said: list[str] = []
         self.transport = "ssh"
+        self.missing = self.still_missing = False
+        self.apt: dict[str, Any] = {}
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         patch.setattr(action, "time", clock)
         patch.setattr(action, "display", SimpleNamespace(display=lambda text, color: self.said.append(text)))
@@ -343,7 +346,10 @@ class Controller:
 
         def execute(name: str, module_args: dict[str, Any], task_vars: object) -> dict[str, Any]:
             self.asked.append(module_args)
-            return dict(ANSWER if answer is None else answer)
+            if name == "ansible.legacy.apt":
+                self.missing = self.still_missing
+                return {"changed": True} | self.apt
+            return {"changed": False, "missing": True} if self.missing else dict(ANSWER if answer is None else answer)
 
         task = SimpleNamespace(
             args={"rules": RULES, **args}, check_mode=check, async_val=0, diff=False, delegate_to=None
@@ -370,6 +376,24 @@ class Controller:
 @pytest.fixture
 def controller(monkeypatch: pytest.MonkeyPatch) -> Controller:
     return Controller(monkeypatch)
+
+
+def test_a_machine_without_the_package_gets_it_first(controller):
+    controller.missing = True
+    assert controller.ran([0])["changed"]
+    before, package, after = controller.asked
+    assert before == after
+    assert (package["name"], package["install_recommends"]) == ("nftables", False)
+
+
+def test_a_machine_that_cannot_have_the_package(controller):
+    controller.missing = controller.still_missing = True
+    assert controller.ran()["msg"] == "robot-1: nftables is installed, and nft is not on the PATH"
+    controller.apt = {"failed": True, "msg": "No package matching"}
+    controller.asked = []
+    controller.missing = True
+    found = controller.ran()
+    assert (found["failed"], found["msg"], len(controller.asked)) == (True, "robot-1: No package matching", 2)
 
 
 def test_the_machine_gets_the_rules_of_its_groups_and_the_tool(controller):
