@@ -204,7 +204,7 @@ def test_every_port_of_ours_is_in_the_list():
     for play in yaml.safe_load((ROOT / "playbooks/site.yml").read_text()):
         group = play.get("hosts")
         here = [rule for rule in firewall.for_host(rules, [group]) if rule.protocol == "tcp"]
-        for role in set(play.get("roles", [])) & set(ROLES):
+        for role in {task["ansible.builtin.import_role"]["name"] for task in play.get("tasks", [])} & set(ROLES):
             defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text()) or {}
             port = defaults.get(f"{role}_port")
             assert port is None or any(firewall._has(rule, port) for rule in here), f"{role} on {group}"

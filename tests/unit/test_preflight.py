@@ -1,4 +1,4 @@
-"""Preflight as Ansible runs it, on this machine: what is an error, what a warning, and what is never shown."""
+"""Preflight (`base`, looking only) as Ansible runs it here: what is an error, what a warning, what is never shown."""
 
 from __future__ import annotations
 
@@ -29,27 +29,45 @@ class Run:
         self.directory = directory
         self.output = ""
 
-    def __call__(self, roles: list[str], variables: dict[str, Any], *arguments: str) -> dict[str, Any]:
+    def __call__(
+        self, roles: list[str], variables: dict[str, Any], *arguments: str, store: Path | None = None
+    ) -> dict[str, Any]:
         result = self.directory / "result.json"
-        options = {"memory_budget": "1G", "store": str(self.directory), "disk_reserve": "1M", "clock_skew_max": 60}
+        options = {
+            "roles": roles,
+            "memory_budget": "1G",
+            "store": str(store or self.directory),
+            "disk_reserve": "1M",
+            "clock_skew_max": 60,
+            "only_look": True,
+        }
         keep = {"content": "{{ found | to_json }}", "dest": str(result)}
         tasks = [
-            {"roverwatch.fleet.preflight": options | {"roles": roles}, "register": "found", "ignore_errors": True},
+            {"roverwatch.fleet.base": options, "register": "found", "ignore_errors": True},
             {"ansible.builtin.copy": keep, "check_mode": False, "diff": False},
         ]
         play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
         (self.directory / "play.yml").write_text(yaml.safe_dump([play]))
-        host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable} | variables
-        (self.directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"robot-1": host}}}))
+        assert self._run(self.directory / "play.yml", {"all": {"hosts": {"robot-1": variables}}}, *arguments) == 0, (
+            self.output
+        )
+        found: dict[str, Any] = json.loads(result.read_text())
+        return found
+
+    def site(self, group: str, variables: dict[str, Any]) -> str:
+        """What site.yml says on a machine of a group, when it only looks."""
+        inventory = {"all": {"children": {"robots": {"hosts": {"robot-1": {}}}, "hubs": {"hosts": {"hub-1": {}}}}}}
+        inventory["all"]["vars"] = {**variables, "ansible_become": False}
+        self._run(ROOT / "playbooks" / "site.yml", inventory, "--tags", "preflight", "--limit", group)
+        return self.output
+
+    def _run(self, playbook: Path, inventory: dict[str, Any], *arguments: str) -> int:
+        """On this machine, which is what each host of the inventory is."""
+        here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        inventory["all"]["vars"] = here | inventory["all"].get("vars", {})
+        (self.directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
         done = subprocess.run(
-            [
-                BIN / "ansible-playbook",
-                "-vvv",
-                "-i",
-                self.directory / "hosts.yml",
-                *arguments,
-                self.directory / "play.yml",
-            ],
+            [BIN / "ansible-playbook", "-vvv", "-i", self.directory / "hosts.yml", *arguments, playbook],
             cwd=ROOT,
             env=os.environ | {"NO_COLOR": "1"},
             capture_output=True,
@@ -57,9 +75,7 @@ class Run:
             check=False,
         )
         self.output = done.stdout + done.stderr
-        assert done.returncode == 0, self.output
-        found: dict[str, Any] = json.loads(result.read_text())
-        return found
+        return done.returncode
 
 
 @pytest.fixture

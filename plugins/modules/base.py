@@ -1,11 +1,11 @@
 #!/usr/bin/python
-"""The robot's half of `preflight`: what a machine is, before anything on it is touched."""
+"""The robot's half of `base`: looks what a machine is and what of it differs, and changes nothing."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: preflight
-short_description: Find everything that would stop a deployment, before anything is touched
+module: base
+short_description: Find everything that would stop a deployment, then make what every service needs
 description:
   - Looks at the machine (operating system, architecture, init, memory controller, free disk, clock, whether it
     reaches its hubs) and on the controller at what is to be put on it (the types of the roles' variables, sizes, the
@@ -13,7 +13,10 @@ description:
     reports all that is wrong at once. Each line names the host, the variable or thing, and the remedy.
   - What keeps a robot from a hub is a warning in check mode, where hubs need not be deployed yet, and where
     C(vmagent_hubs_required) is false. A certificate that is about to expire is a warning, too.
-  - One round trip. Changes nothing. No line has a value in it that C(meta/argument_specs.yml) marks as C(no_log).
+  - Where nothing is wrong, makes the user C(roverwatch), the directories, what every unit starts with and ends with,
+    and C(roverwatch.slice) with the budget, which systemd reads before anything runs in it.
+  - One round trip where all of that is there. No line has a value in it that
+    C(meta/argument_specs.yml) marks as C(no_log).
 options:
   roles:
     description:
@@ -41,16 +44,22 @@ options:
       those of other days.
     type: int
     required: true
+  only_look:
+    description: Whether nothing is made, either.
+    type: bool
+    default: false
 notes:
   - Reads the variable C(fleet_secret) of the host, if it has hubs or is one.
 attributes:
   check_mode:
     support: full
+  diff_mode:
+    support: full
 """
 
 EXAMPLES = r"""
-- name: Look before touching
-  preflight:
+- name: Look before touching, then make what every service needs
+  roverwatch.fleet.base:
     roles: "{{ ansible_play_role_names }}"
     memory_budget: 300M
     store: artifacts
@@ -70,6 +79,16 @@ machine:
     data_free: {description: Bytes free on the disk of C(/var/lib/roverwatch)., type: int}
     data_used: {description: Bytes that history and queues use there already., type: int}
     data_beside_artifacts: {description: Whether both are on one disk., type: bool}
+    engines:
+      description: >-
+        Container engines that are there and put a container where a unit's slice says. Docker is asked for its cgroup
+        driver, and is in the list, only where C(container_engine_name) says docker.
+      type: list
+      elements: str
+ansible_facts:
+  description: C(roverwatch_machine) is O(machine), so that no later role has to look for the same once more.
+  type: dict
+  returned: always
 hubs:
   description: Per URL of a hub, C(kind) and C(reason) of what keeps the robot from it; null if nothing does.
   type: dict
@@ -88,26 +107,32 @@ problems:
 
 import os
 import platform
+import pwd
 import shutil
 import ssl
+import subprocess
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, gateway
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, gateway, machine_files, systemd
 
 TARGET = Path("/opt/roverwatch")
 DATA = Path("/var/lib/roverwatch")
 # What capacity is computed for.
 GROWING = (DATA / "victoriametrics", DATA / "vmagent" / "queue")
+PODMAN = Path("/usr/bin/podman")
+DOCKER = Path("/usr/bin/docker")
 DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
 
 BLOCK = 512
 # For each address of a hub, and each read; all hubs are asked at the same time.
 HUB_TIMEOUT_SECONDS = 3.0
 HUB_DEADLINE_SECONDS = 10.0
+DOCKER_TIMEOUT_SECONDS = 10.0
 
 
 def memory_controller() -> int:
@@ -134,28 +159,63 @@ def used(directory: Path) -> int:
     return total
 
 
+def engines(ask_docker: bool) -> list[str]:
+    """The container engines that are there and put a container where a unit's slice says."""
+    found = ["podman"] if PODMAN.exists() else []
+    if ask_docker and DOCKER.exists() and docker_cgroup_driver() == "systemd":
+        found.append("docker")
+    return found
+
+
+def docker_cgroup_driver() -> str:
+    """Empty where Docker does not answer: the role `container_engine` asks again, and says why."""
+    command = [str(DOCKER), "info", "--format", "{{.CgroupDriver}}"]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=DOCKER_TIMEOUT_SECONDS, check=False
+        ).stdout.strip()
+    except subprocess.TimeoutExpired:
+        return ""
+
+
+def is_there(user: Mapping[str, str]) -> bool:
+    try:
+        found = pwd.getpwnam(user["name"])
+    except KeyError:
+        return False
+    return (found.pw_gecos, found.pw_dir, found.pw_shell) == (user["comment"], user["home"], user["shell"])
+
+
 def main() -> None:
     # The action plugin's half gives these; a playbook has no say in them.
     module = AnsibleModule(
         argument_spec={
             "hub_urls": {"type": "list", "elements": "str", "default": []},
             "hub_authorities": {"type": "str"},
+            "docker": {"type": "bool", "default": False},
+            "user": {"type": "dict", "required": True},
+            "wanted": {"type": "dict", "required": True, "options": machine_files.SPEC},
         },
         supports_check_mode=True,
     )
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    init = Path("/proc/1/comm").read_text().strip()
     try:
         hubs = gateway.knock_all(
             module.params["hub_urls"], module.params["hub_authorities"], HUB_TIMEOUT_SECONDS, HUB_DEADLINE_SECONDS
         )
+        # Without systemd there is nobody to ask, and nothing will be made.
+        differences = machine_files.look(module.params["wanted"]) if init == "systemd" else {}
     except ssl.SSLError as error:
         module.fail_json(msg="vmagent_hub_ca holds no certificate authorities: {}".format(error))
+    except systemd.SystemdError as error:
+        module.fail_json(msg=str(error))
     module.exit_json(
         machine={
             "architecture": platform.machine(),
             "python": ".".join(map(str, sys.version_info[:3])),
             "system": release.get("PRETTY_NAME", platform.system()).strip('"'),
-            "init": Path("/proc/1/comm").read_text().strip(),
+            "init": init,
             "cgroup_version": memory_controller(),
             "model": DEVICE_TREE_MODEL.read_text().rstrip("\0") if DEVICE_TREE_MODEL.exists() else "",
             "disk_free": shutil.disk_usage(existing(TARGET)).free,
@@ -164,8 +224,11 @@ def main() -> None:
             "data_beside_artifacts": existing(TARGET).stat().st_dev == existing(DATA).stat().st_dev,
             "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "time": time.time(),
+            "engines": engines(module.params["docker"]),
         },
         hubs={url: asdict(fault) if fault else None for url, fault in hubs.items()},
+        user=is_there(module.params["user"]),
+        differences=differences,
     )
 
 

@@ -1,15 +1,22 @@
-"""The controller's half of `preflight`: everything that can be known to be wrong, said at once."""
+"""The controller's half of `base`: everything that can be known to be wrong, said at once; then what differs is made.
+
+What no machine has a say in is read when this is imported. That is in the process from which Ansible forks one for each
+machine, so it is read once for a run.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible import constants as C
 from ansible.errors import AnsibleError
+from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
     capacity,
@@ -19,58 +26,114 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
 )
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import to_bytes
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import machine_files, verified
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.machine_files import File, MachineFiles
 
+MODULE = "roverwatch.fleet.base"
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 ANYWAY = "vmagent_hubs_required: false deploys the robot all the same, and its queue keeps the samples until then"
 
 
-def listening_roles() -> list[str]:
-    """The roles of a service that can listen for others: those with a default of `<role>_allow_from` and a port."""
-    # Not parsed: this is asked for every machine.
-    texts = {path.parts[-3]: "\n" + path.read_text() for path in sorted(ROLES.glob("*/defaults/main.yml"))}
-    return [role for role, text in texts.items() if f"\n{role}_allow_from:" in text and f"\n{role}_port:" in text]
+# What variables of many roles are computed from, and Ansible would compute anew for each of them.
+SHARED = ("firewall_rules", "artifacts_versions")
+SPEC = {
+    "roles": {"type": "list", "elements": "str", "required": True},
+    "memory_budget": {"type": "str", "required": True},
+    "store": {"type": "path", "required": True},
+    "disk_reserve": {"type": "str", "required": True},
+    "clock_skew_max": {"type": "int", "required": True},
+    "only_look": {"type": "bool", "default": False},
+}
+USER = {
+    "name": "roverwatch",
+    "comment": "Roverwatch services",
+    "home": "/var/lib/roverwatch",
+    "shell": "/usr/sbin/nologin",
+}
+DIRECTORIES = ("/etc/roverwatch", "/var/lib/roverwatch/textfile")
+FILES = ROLES / "base" / "files"
+
+
+def _options(path: Path) -> dict[str, Any]:
+    specs = yaml.load(path.read_text(), yaml.CSafeLoader)["argument_specs"]
+    options: dict[str, Any] = specs["main"]["options"]
+    return options
+
+
+def _defaults(path: Path) -> dict[str, Any]:
+    return DataLoader().load_from_file(str(path), trusted_as_template=True) or {}
+
+
+OPTIONS = {path.parts[-3]: _options(path) for path in sorted(ROLES.glob("*/meta/argument_specs.yml"))}
+DEFAULTS = {path.parts[-3]: _defaults(path) for path in sorted(ROLES.glob("*/defaults/main.yml"))}
+# Of a service that can listen for others.
+LISTENING_ROLES = [role for role, names in DEFAULTS.items() if {f"{role}_allow_from", f"{role}_port"} <= set(names)]
+NO_THP, OOM_COUNT, SLICE = ((FILES / name).read_text() for name in ("no-thp", "oom-count", "roverwatch.slice"))
+
+
+def wanted(memory_budget: int) -> MachineFiles:
+    """What every service needs: what each unit starts with and ends with, and the slice with the budget."""
+    budget = SLICE.replace("@memory_budget@", str(memory_budget))
+    files = [
+        File("/usr/local/sbin/roverwatch-no-thp", NO_THP, "0755"),
+        File("/usr/local/sbin/roverwatch-oom-count", OOM_COUNT, "0755"),
+        File("/etc/systemd/system/roverwatch.slice", budget),
+    ]
+    return MachineFiles(DIRECTORIES, files)
 
 
 class ActionModule(ActionBase):
     _requires_connection = True
+    _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        args = self._task.args
-        checks_firewall = "host_firewall" in args["roles"]
-        defaults_of = args["roles"] + (listening_roles() if checks_firewall else [])
-        variables = self._with_defaults(defaults_of, task_vars or {})
+        _, args = self.validate_argument_spec(SPEC)
+        roles = list(dict.fromkeys(args["roles"]))
+        checks_firewall = "host_firewall" in roles
+        variables = self._with_defaults(roles + (LISTENING_ROLES if checks_firewall else []), task_vars or {})
         host = variables["inventory_hostname"]
         self.problems: list[str] = []
         self.warnings: list[str] = []
 
-        values = self._values(args["roles"], variables)
+        values = self._values(roles, variables)
         if checks_firewall:
             self._firewall(values.get("host_firewall_rules", []), variables)
-        if values.get("vmagent_hubs") or "vmauth" in args["roles"]:
+        if values.get("vmagent_hubs") or "vmauth" in roles:
             self._fleet_secret(variables)
         if values.get("vmauth_tls_cert") or values.get("vmauth_tls_key"):
             self._gateway_certificate(values)
-        asked = self._hubs_to_ask(values) if values.get("vmagent_hubs") else {}
+        self.problems += requirements.budget(args["memory_budget"], requirements.caps(roles, values))
+        reserve = self._bytes("base_disk_reserve", args["disk_reserve"])
+        files = MachineFiles() if self.problems or args["only_look"] else wanted(to_bytes(args["memory_budget"]))
+        asked = {
+            **(self._hubs_to_ask(values) if values.get("vmagent_hubs") else {}),
+            "docker": values.get("container_engine_name") == "docker",
+            "user": USER,
+            "wanted": files.to_look_for(),
+        }
 
-        found: dict[str, Any] = self._execute_module(
-            "roverwatch.fleet.preflight", module_args=asked, task_vars=task_vars
-        )
+        found: dict[str, Any] = self._execute_module(MODULE, module_args=asked, task_vars=task_vars)
         if found.get("failed") or found.get("unreachable"):
             return found
         machine = found["machine"]
 
         self._hubs(values, found["hubs"])
-        self.problems += requirements.budget(args["memory_budget"], requirements.caps(args["roles"], values))
         sizes = self._artifacts(
-            requirements.artifacts(args["roles"], values), Store(Path(args["store"])), machine["architecture"]
+            requirements.artifacts(roles, values), Store(Path(args["store"])), machine["architecture"]
         )
-        needed = sum(sizes) + to_bytes(args["disk_reserve"])
-        self.problems += requirements.machine(machine, needed, time.time(), float(args["clock_skew_max"]))
-        reserve = needed if machine["data_beside_artifacts"] else to_bytes(args["disk_reserve"])
-        self._capacity(values, machine["data_free"] + machine["data_used"], reserve)
+        needed = sum(sizes) + reserve
+        self.problems += requirements.machine(machine, needed, time.time(), args["clock_skew_max"])
+        beside = needed if machine["data_beside_artifacts"] else reserve
+        self._capacity(values, machine["data_free"] + machine["data_used"], beside)
 
-        result = {"changed": False, "machine": machine, "hubs": found["hubs"], "problems": self.problems}
+        result = {
+            "changed": False,
+            "machine": machine,
+            "hubs": found["hubs"],
+            "problems": self.problems,
+            "ansible_facts": {"roverwatch_machine": machine},
+        }
         if self.warnings:
             result["warnings"] = [f"{host}: {warning}" for warning in self.warnings]
         if self.problems:
@@ -78,30 +141,68 @@ class ActionModule(ActionBase):
             result["msg"] = "Nothing was changed on {}:\n{}".format(
                 host, "\n".join(f"- {host}: {problem}" for problem in self.problems)
             )
+        elif not args["only_look"]:
+            result |= self._make(files, found, task_vars)
         return result
 
-    def _with_defaults(self, roles: list[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+    def _make(self, files: MachineFiles, found: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Make what the look has found to differ, in one more round trip for the user and one for the rest."""
+        calls: list[tuple[str, dict[str, Any]]] = []
+        diff: list[dict[str, str]] = []
+        if not found["user"]:
+            diff.append({"prepared": f"user {USER['name']}: to be made, without a login\n"})
+            calls.append(("ansible.legacy.user", {**USER, "system": True, "create_home": False}))
+        changes = files.diffs(found["differences"])
+        if changes:
+            calls.append((machine_files.MODULE, files.to_apply()))
+        diff += changes
+        if not self._task.check_mode:
+            for name, arguments in calls:
+                made: dict[str, Any] = self._execute_module(name, module_args=arguments, task_vars=task_vars)
+                if made.get("failed") or made.get("unreachable"):
+                    return made
+        return {"changed": bool(calls), "diff": diff}
+
+    def _with_defaults(self, roles: Sequence[str], variables: Mapping[str, Any]) -> dict[str, Any]:
         """A role that is included later has not brought its defaults yet."""
         defaults: dict[str, Any] = {}
         for role in roles:
-            path = str(ROLES / role / "defaults" / "main.yml")
-            defaults |= self._loader.load_from_file(path, trusted_as_template=True) or {}
+            defaults |= DEFAULTS.get(role, {})
         whole = {**defaults, **variables}
         self._templar: Any = self._templar.copy_with_new_env(available_variables=whole)
+        self.computed: dict[str, Any] = {}
+        for name in SHARED:
+            with suppress(Exception):  # whatever is computed from it says so
+                whole[name] = self._computed(name, whole)
+        self._templar = self._templar.copy_with_new_env(available_variables=whole)
         return whole
 
-    def _values(self, roles: list[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+    def _computed(self, name: str, variables: Mapping[str, Any]) -> Any:
+        """A variable's value on this host, computed once."""
+        if name not in self.computed:
+            self.computed[name] = self._templar.template(variables[name])
+        return self.computed[name]
+
+    def _bytes(self, name: str, size: str) -> int:
+        try:
+            return to_bytes(size)
+        except ValueError as error:
+            self.problems.append(f"{name}: {error}")
+            return 0
+
+    def _values(self, roles: Sequence[str], variables: Mapping[str, Any]) -> dict[str, Any]:
         """The roles' variables on this host, those that are what they should be."""
         values: dict[str, Any] = {}
         for role in roles:
-            specs = yaml.safe_load((ROLES / role / "meta" / "argument_specs.yml").read_text())
-            options = specs["argument_specs"]["main"]["options"]
+            if role not in OPTIONS:
+                continue  # an operator's own, in the same play
+            options = OPTIONS[role]
             if any(option.get("required") for option in options.values()):
                 continue  # a building block: the roles that import it say what it needs
             own = {}
             for name in requirements.owned(role, roles, variables):
                 try:
-                    own[name] = self._templar.template(variables[name])
+                    own[name] = self._computed(name, variables)
                 except Exception as error:  # noqa: BLE001  (a template can raise anything)
                     hidden = requirements.secret(options.get(name, {}))
                     why = "its error is not shown, as it may hold the value" if hidden else error
@@ -116,11 +217,11 @@ class ActionModule(ActionBase):
         self.problems += problems
         if problems:
             return
-        names = [f"{role}_{what}" for role in listening_roles() for what in ("allow_from", "port")]
+        names = [f"{role}_{what}" for role in LISTENING_ROLES for what in ("allow_from", "port")]
         values = {}
         for name in names:
             try:
-                values[name] = self._templar.template(variables[name])
+                values[name] = self._computed(name, variables)
             except Exception as error:  # noqa: BLE001  (a template can raise anything)
                 line = f"{name} cannot be computed: {error}"
                 self.problems += [] if line in self.problems else [line]
@@ -202,7 +303,7 @@ class ActionModule(ActionBase):
         for name, version in wanted.items():
             try:
                 entry = store.find(name, str(version), arch)
-                store.verify(entry)
+                verified.once(store, entry, Path(C.DEFAULT_LOCAL_TMP) / "roverwatch-verified")
                 sizes.append(entry.size)
             except StoreError as error:
                 self.problems.append(str(error))
