@@ -35,7 +35,7 @@ def roll(name: str, release_args: list[str]) -> list[dict[str, Any]]:
         "rollout_release": name,
         "rollout_bake": f"{BAKE_SECONDS}s",
         "rollout_gates": [],
-        "container_service_ready_timeout": 10,
+        "sensor_service_ready_timeout": 10,
     }
     subprocess.run(
         ["ansible-playbook", "-i", INVENTORY, "playbooks/rolling_update.yml", "--limit", ROBOT, *release_args,

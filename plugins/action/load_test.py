@@ -9,7 +9,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import load
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import programs
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts
 
 display = Display()
 
@@ -30,11 +30,11 @@ class ActionModule(ActionBase):
             return found
         result = {"changed": False, "planned": plan.describe(found["url"]), "unit": plan.unit}
         if self._task.check_mode:
-            brought = programs.bring(self, load.GENERATOR, self.variables)
+            brought = artifacts.bring_program(self, load.GENERATOR, self.variables)
             return brought if brought.get("failed") else result
 
         try:
-            outcome = programs.bring(self, load.GENERATOR, self.variables)
+            outcome = artifacts.bring_program(self, load.GENERATOR, self.variables)
             if not outcome.get("failed"):
                 display.display(f"{self.host}: {result['planned']}")
                 outcome = self._load(plan, found["url"], outcome["path"])

@@ -10,7 +10,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backup_plan
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import from_bytes
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import programs
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts
 
 display = Display()
 
@@ -75,7 +75,7 @@ class HubRun(ActionBase):
 
     def bring(self) -> str:
         """Put the program onto the hub. Its path there."""
-        answer = programs.bring(self, self.program, self.variables)
+        answer = artifacts.bring_program(self, self.program, self.variables)
         if answer.get("failed"):
             raise StepFailed(answer)
         path: str = answer["path"]

@@ -39,11 +39,10 @@ def sources(variables: dict[str, Any], folder: Path) -> dict[str, Source]:
     environment.filters |= {"to_json": json.dumps, "bool": bool, "roverwatch.fleet.listen_on": firewall.listen_on}
     toml = folder / "config.toml"
     toml.write_text(
-        environment.from_string(TEMPLATE.read_text()).render(
+        environment.from_string(TEMPLATE.read_text().replace("@port@", "8000")).render(
             variables,
             ansible_managed="managed",
             sensor_service_allow_from=[],
-            container_service_instance_port=8000,
             sensor_service_log_level="WARNING",
             sensor_service_debug=False,
         )

@@ -59,7 +59,7 @@ def arguments(name: str, release_args: Sequence[str], **settings: Any) -> list[s
         "rollout_bake": f"{BAKE_SECONDS}s",
         "rollout_deadline": f"{DEADLINE_SECONDS}s",
         "rollout_gate_patience": "20s",
-        "container_service_ready_timeout": 10,
+        "sensor_service_ready_timeout": 10,
         **settings,
     }
     return [*release_args, "--extra-vars", json.dumps(chosen)]

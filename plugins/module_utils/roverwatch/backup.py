@@ -25,6 +25,7 @@ from typing import Any
 from . import backup_end, health, probe, systemd, units
 from .backup_plan import LATEST, Plan
 from .sizes import from_bytes
+from .unit_text import PROTECT_CLOCK, SANDBOX
 
 SERVICE = "roverwatch-victoriametrics"
 USER = "roverwatch"
@@ -47,34 +48,9 @@ RESTARTS_TOLERATED = 3
 # Of what is restored, for what the hub takes in meanwhile.
 DISK_RESERVE = 0.1
 
-# That of roles/binary_service/templates/unit.service.j2.
 _SANDBOX = (
     "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
-    "CapabilityBoundingSet=",
-    "AmbientCapabilities=",
-    "NoNewPrivileges=yes",
-    "ProtectSystem=strict",
-    "ProtectHome=yes",
-    "ProtectProc=invisible",
-    "ProtectClock=yes",
-    "ProtectHostname=yes",
-    "ProtectControlGroups=yes",
-    "ProtectKernelLogs=yes",
-    "ProtectKernelModules=yes",
-    "ProtectKernelTunables=yes",
-    "PrivateDevices=yes",
-    "PrivateTmp=yes",
-    "PrivateUsers=yes",
-    "LockPersonality=yes",
-    "MemoryDenyWriteExecute=yes",
-    "RestrictNamespaces=yes",
-    "RestrictRealtime=yes",
-    "RestrictSUIDSGID=yes",
-    "RemoveIPC=yes",
-    "SystemCallArchitectures=native",
-    "SystemCallFilter=@system-service mincore",
-    "SystemCallFilter=~@privileged @resources",
-    "SystemCallErrorNumber=EPERM",
+    *(line for line in (SANDBOX + PROTECT_CLOCK).splitlines() if not line.startswith("#")),
     "UMask=0077",
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -39,6 +40,12 @@ def revision(unit: str, configs: Sequence[File]) -> str:
 
 def unit_path(name: str) -> Path:
     return UNITS / (name + ".service")
+
+
+def instances(name: str) -> List[str]:
+    """The units of a service that are there: `name` itself, and those of further instances, `<name>-2` and so on."""
+    pattern = re.compile(re.escape(name) + r"(-\d+)?\.service")
+    return [path.stem for path in sorted(UNITS.glob(name + "*.service")) if pattern.fullmatch(path.name)]
 
 
 def service_path(name: str) -> Path:

@@ -1,0 +1,16 @@
+"""The controller's half of `binary_service`: sends what the machine lacks of the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts
+
+
+class ActionModule(ActionBase):
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        return artifacts.serve(self, "roverwatch.fleet.binary_service", task_vars or {})

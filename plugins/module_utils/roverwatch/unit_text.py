@@ -1,0 +1,205 @@
+"""The text of a service's unit: a binary in a sandbox, or a container under its supervisor.
+
+The units are described in systemd.service(5), systemd.exec(5) and systemd.resource-control(5).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+from .units import PLACEHOLDER, REVISION, SLICE
+
+SBIN = "/usr/local/sbin"
+# Where containers' ids are written down. A directory of its own: the sensor service finds the names of all in it.
+RUN = "/run/roverwatch"
+
+_HEAD = """\
+# Ansible managed
+[Unit]
+Description=Roverwatch: {description}
+{dependencies}
+# A robot that nobody watches must come back by itself, however long it takes.
+StartLimitIntervalSec=0
+
+[Service]
+"""
+
+_INSTALL = """
+[Install]
+WantedBy=multi-user.target
+"""
+
+_CAP = """\
+Slice={slice}
+MemoryAccounting=yes
+MemoryMax={memory_max}
+MemorySwapMax=0
+"""
+
+# What every binary runs in; that of vmbackup and vmrestore, too.
+SANDBOX = """\
+CapabilityBoundingSet=
+AmbientCapabilities=
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+ProtectProc=invisible
+ProtectHostname=yes
+ProtectControlGroups=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+PrivateDevices=yes
+PrivateTmp=yes
+PrivateUsers=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RemoveIPC=yes
+SystemCallArchitectures=native
+# VictoriaMetrics asks with mincore whether a page is in memory, and ends where it may not.
+SystemCallFilter=@system-service mincore
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+"""
+
+PROTECT_CLOCK = "ProtectClock=yes\n"
+_READS_CLOCK = """\
+ProtectClock=no
+# To read how the clock is kept; without a capability it cannot be set.
+SystemCallFilter=adjtimex clock_adjtime
+"""
+
+
+def binary(wanted: Mapping[str, Any], command: Sequence[str]) -> str:
+    """The unit of a binary, with its command line. `wanted` are the options of the module binary_service, `memory_max`
+    in bytes.
+    """
+    return "".join(
+        [
+            _HEAD.format(description=wanted["description"], dependencies="After=network.target"),
+            "Type=exec\n",
+            *("ExecStartPre={}\n".format(line) for line in wanted["start_pre"]),
+            "ExecStart={}/roverwatch-no-thp {}\n".format(SBIN, _continued(command)),
+            "# `+`: outside the sandbox below, which could not write there.\n",
+            "ExecStopPost=-+{}/roverwatch-oom-count %N\n".format(SBIN),
+            "Environment={}={}\n".format(REVISION, PLACEHOLDER),
+            "User=roverwatch\n",
+            "Group=roverwatch\n",
+            "StateDirectory=roverwatch/{}\n".format(wanted["name"]),
+            "StateDirectoryMode=0750\n",
+            "Restart=always\n",
+            "RestartSec=2\n",
+            "\n",
+            _CAP.format(slice=SLICE, memory_max=wanted["memory_max"]),
+            "TasksMax=256\n",
+            "\n",
+            "" if wanted["egress"] else _allowed(wanted["allow_from"]),
+            "RestrictAddressFamilies={}\n".format(" ".join(wanted["address_families"])),
+            SANDBOX,
+            PROTECT_CLOCK if wanted["protect_clock"] else _READS_CLOCK,
+            "UMask=0027\n",
+            _INSTALL,
+        ]
+    )
+
+
+def _allowed(networks: Sequence[str]) -> str:
+    return "IPAddressDeny=any\nIPAddressAllow={}\n".format(" ".join(["localhost", *networks]))
+
+
+def _continued(words: Sequence[str]) -> str:
+    """A command line, each word on a line of its own."""
+    return " \\\n  ".join(words)
+
+
+_PODMAN = """\
+# podman detaches; conmon, 2 MB, stays and is the unit's main process.
+Type=notify
+# conmon of Debian 12 notes an OOM kill in a file `oom` wherever it was started.
+WorkingDirectory=/run
+NotifyAccess=all
+ExecStartPre=/usr/bin/rm -f {cid_file}
+ExecStart=/usr/bin/podman run --replace --sdnotify=conmon --cgroups=no-conmon --read-only-tmpfs=false \\
+  {arguments}
+ExecStop=/usr/bin/podman stop --ignore {name}
+ExecStopPost=-{sbin}/roverwatch-oom-count %N podman {name}
+ExecStopPost=/usr/bin/podman rm --force --ignore {name}
+"""
+
+_DOCKER = """\
+# The container is dockerd's child, which systemd cannot watch; tail, 1 MB, ends when the container does. An attached
+# docker client would do the same for 25 MB.
+Type=exec
+ExecStartPre=-/usr/bin/docker rm --force {name}
+ExecStartPre=/usr/bin/rm -f {cid_file}
+ExecStartPre=/usr/bin/docker run \\
+  {arguments}
+ExecStart=/bin/sh -c 'exec tail -f /dev/null --pid="$$(docker inspect --format {{{{.State.Pid}}}} {name})"'
+ExecStop=/usr/bin/docker stop {name}
+ExecStopPost=-{sbin}/roverwatch-oom-count %N docker {name}
+ExecStopPost=-/usr/bin/docker rm --force {name}
+"""
+
+# The engine's client and the supervisor have the same cap; the container itself has its own cgroup in the same slice.
+_SUPERVISION = """\
+Restart=always
+RestartSec=2
+TimeoutStartSec=60
+# Where the container's id is written down. It is every instance's: one that stops leaves it to the others.
+RuntimeDirectory=roverwatch
+RuntimeDirectoryPreserve=yes
+"""
+
+_ENGINES = {
+    "podman": ("After=network.target", _PODMAN),
+    "docker": ("Requires=docker.service\nAfter=network.target docker.service", _DOCKER),
+}
+
+
+def cid_file(instance: str) -> str:
+    """Where the engine writes down the id of an instance's container."""
+    return "{}/{}.cid".format(RUN, instance)
+
+
+def container(wanted: Mapping[str, Any], instance: str, image: str, config: str, secrets_dir: str) -> str:
+    """The unit of a container. `wanted` are the options of the module container_service; `memory_max` is in bytes.
+
+    `image` is its reference in the engine, `config` and `secrets_dir` what is mounted into it.
+    """
+    dependencies, supervisor = _ENGINES[wanted["engine"]]
+    arguments = [
+        "--detach",
+        # Machines get images from the controller and never from anywhere else.
+        "--pull=never",
+        "--cidfile=" + cid_file(instance),
+        "--name=" + instance,
+        "--cgroup-parent=" + SLICE,
+        "--memory={}".format(wanted["memory_max"]),
+        # No swap: the sum of both may not be more than the cap.
+        "--memory-swap={}".format(wanted["memory_max"]),
+        "--pids-limit=64",
+        "--network=host",
+        "--read-only",
+        "--cap-drop=all",
+        "--security-opt=no-new-privileges",
+        "--stop-timeout=10",
+        "--log-driver=journald",
+        "--env={}={}".format(REVISION, PLACEHOLDER),
+        "--volume={}:/etc/roverwatch/config.toml:ro".format(config),
+        *wanted["run_options"],
+        *(["--volume={}:/etc/roverwatch/secrets:ro".format(secrets_dir)] if wanted["secrets"] else []),
+        image,
+        *wanted["args"],
+    ]
+    return "".join(
+        [
+            _HEAD.format(description=wanted["description"], dependencies=dependencies),
+            supervisor.format(name=instance, cid_file=cid_file(instance), arguments=_continued(arguments), sbin=SBIN),
+            _SUPERVISION,
+            _CAP.format(slice=SLICE, memory_max=wanted["memory_max"]),
+            _INSTALL,
+        ]
+    )
