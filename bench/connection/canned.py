@@ -25,27 +25,33 @@ MODULE = re.compile(rb"^ansible_module='([\w.]+)',$", re.MULTILINE)
 GIB = 1 << 30
 
 
+NOTHING = {"directories": [], "files": {}, "reload": [], "enabled": []}
+
+
 def answer(module: str) -> dict[str, Any]:
     """The result of a module on a machine with nothing to do."""
     name = module.rpartition(".")[2]
-    return {"changed": False, **{"preflight": machine, "host_firewall": firewall}.get(name, dict)()}
+    return {"changed": False, **{"base": base, "machine_files": files, "host_firewall": firewall}.get(name, dict)()}
 
 
-def machine() -> dict[str, Any]:
-    return {
-        "machine": {
-            "architecture": "x86_64",
-            "init": "systemd",
-            "model": "",
-            "cgroup_version": 2,
-            "disk_free": 8 * GIB,
-            "data_free": 8 * GIB,
-            "data_used": 0,
-            "data_beside_artifacts": True,
-            "time": time.time(),
-        },
-        "hubs": {},
+def base() -> dict[str, Any]:
+    machine = {
+        "architecture": "x86_64",
+        "init": "systemd",
+        "model": "",
+        "cgroup_version": 2,
+        "disk_free": 1000 * GIB,
+        "data_free": 1000 * GIB,
+        "data_used": 0,
+        "data_beside_artifacts": True,
+        "time": time.time(),
+        "engines": ["podman"],
     }
+    return {"machine": machine, "hubs": {"https://hub-1.example.com:8427": None}, "user": True, "differences": NOTHING}
+
+
+def files() -> dict[str, Any]:
+    return {"differences": NOTHING}
 
 
 def firewall() -> dict[str, Any]:
