@@ -59,7 +59,7 @@ def site(robots: int, group: str = "robots") -> Run:
             # That of a public authority, which the robots' systems trust.
             "vmagent_hub_ca": "",
         }
-        command = ["ansible-playbook", "-i", place / "inventory.yml", "playbooks/site.yml", "--limit", group]
+        command = ["ansible-playbook", "-i", str(place / "inventory.yml"), "playbooks/site.yml", "--limit", group]
         command += ["-e", json.dumps(settings)]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
