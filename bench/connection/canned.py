@@ -25,7 +25,7 @@ MODULE = re.compile(rb"^ansible_module='([\w.]+)',$", re.MULTILINE)
 GIB = 1 << 30
 
 
-NOTHING = {"directories": [], "files": {}, "reload": [], "enabled": []}
+NOTHING: dict[str, Any] = {"directories": [], "files": {}, "reload": [], "enabled": []}
 
 
 def answer(module: str) -> dict[str, Any]:
