@@ -69,18 +69,18 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, actionlint, ruff, mypy
 	ruff format --check .
 	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/callback plugins/filter plugins/inventory \
 	  plugins/plugin_utils dashboards bench \
-	  tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/registry.py tests/releases tests/compute_api
+	  tests/run.py tests/stages.py tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/registry.py tests/releases tests/compute_api
 	mypy --scripts-are-modules roles/release/files/roverwatch-release lab/engine.py lab/images.py
 
 unit: engine $(BIN)/.locked ## The unit tests of app/, plugins/ and the tree's invariants
 	@lab/packages.sh mosquitto chromium nft=nftables docker-registry skopeo
 	pytest -q --numprocesses auto
 
-test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios (ONLY=hub,robot for some)
-	@tests/run.sh
+test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios (ONLY=hub,robot or CHANGED=1 for some)
+	@python tests/run.py
 
 soak: $(BIN)/.locked ## The same with larger numbers: ten power cuts for each robot, outages of minutes
-	@tests/run.sh soak
+	@python tests/run.py soak
 
 dashboards: $(BIN)/.locked ## Write the dashboards' files for VMUI and Grafana anew, after a change of dashboards/definition.py
 	@python -m dashboards

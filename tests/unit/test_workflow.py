@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -15,14 +16,8 @@ JOBS = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
 
 def stages() -> set[str]:
     """What `make test` has, as it says itself."""
-    done = subprocess.run(
-        ["tests/run.sh"],
-        cwd=ROOT,
-        env={"ONLY": "none", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "tests/run.py"]
+    done = subprocess.run(command, cwd=ROOT, env={"ONLY": "none"}, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     found = re.fullmatch(r"ONLY: there is no stage none; there are: (.+)\n", done.stderr)
     assert found, done.stderr
