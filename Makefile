@@ -11,7 +11,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PLAY := ansible-playbook -i inventory/lab.docker.yml
 
-.PHONY: help demo demo-down test soak lint unit image dashboards bench profile engine images artifacts lab-artifacts clean outdated lock
+.PHONY: help demo machines demo-down test soak lint unit image dashboards bench profile engine images artifacts lab-artifacts clean outdated lock
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,18 +42,21 @@ image: artifacts ## Build the sensor service's image (a part of `artifacts`)
 
 demo: engine $(BIN)/.locked ## Three robots and a hub in Docker, provisioned and checked (ROBOTS=8 for more)
 	@rm -f .lab/stages
-	lab/stage.sh "images and artifacts" $(MAKE) -j2 images lab-artifacts
-	lab/stage.sh "machines" $(PLAY) playbooks/lab/create.yml -e lab_robots=$(ROBOTS)
+	lab/stage.sh "artifacts and machines" $(MAKE) -j2 lab-artifacts machines
 	lab/stage.sh "provisioning" $(PLAY) playbooks/site.yml
 	lab/stage.sh "first samples" $(PLAY) playbooks/lab/settle.yml
 	lab/stage.sh "health" $(PLAY) playbooks/health.yml
 	lab/stage.sh "dashboards" $(PLAY) playbooks/lab/settle.yml playbooks/credentials.yml playbooks/dashboards.yml \
-	  -e lab_samples=12 -e dashboards_hours=0.25
+	  -e lab_samples=4 -e dashboards_hours=0.05
 	lab/stage.sh summary
 	hub=https://$$(docker port roverwatch-hub-1 8427/tcp | head -n 1)
 	echo "The dashboards: reports/dashboards/fleet.html and reports/dashboards/robot-1.html, in any browser"
+	echo "They show the first samples. Draw them again later: ansible-playbook -i inventory/lab.docker.yml playbooks/dashboards.yml"
 	echo "The hub's gateway, as a reader:"
 	echo "  curl --netrc-file .lab/demo/pki/operator.netrc --cacert .lab/demo/pki/ca.pem '$$hub/api/v1/query?query=up'"
+
+machines: images
+	@$(PLAY) playbooks/lab/create.yml -e lab_robots=$(ROBOTS)
 
 demo-down: $(BIN)/.locked ## Remove the demo's containers, volumes, network and keys, and the engine if the demo started it
 	@verdict=$$(python3 lab/engine.py) && status=0 || status=$$?
@@ -74,7 +77,7 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, actionlint, ruff, mypy
 
 unit: engine $(BIN)/.locked ## The unit tests of app/, plugins/ and the tree's invariants
 	@lab/packages.sh mosquitto chromium nft=nftables docker-registry skopeo
-	pytest -q --numprocesses auto
+	pytest -q --numprocesses auto --dist worksteal
 
 test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scenarios (ONLY=hub,robot or CHANGED=1 for some)
 	@python tests/run.py

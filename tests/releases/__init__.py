@@ -17,6 +17,7 @@ sensor_never_ready and sensor_errors are configurations of the version that is p
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -51,10 +52,14 @@ def prepare(store: Path = STORE, artifacts: Path = ARTIFACTS) -> dict[str, list[
     """
     inputs = _inputs(artifacts)
     stamp = store / "inputs"
-    if not stamp.exists() or stamp.read_text() != inputs:
-        shutil.rmtree(store, ignore_errors=True)
-        _fill(Store(store), Store(artifacts))
-        stamp.write_text(inputs)
+    store.parent.mkdir(exist_ok=True)
+    # The unit tests and the scenario may want it at the same time.
+    with store.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text() != inputs:
+            shutil.rmtree(store, ignore_errors=True)
+            _fill(Store(store), Store(artifacts))
+            stamp.write_text(inputs)
     return {name: ["--extra-vars", json.dumps(variables)] for name, variables in _variables(Store(store)).items()}
 
 
