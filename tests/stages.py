@@ -28,9 +28,9 @@ LANES = {
     # answer, so this lane goes before the others.
     "own": Lane(("rolling_update", "dead_zone")),
     # In this order on the same machines: bare, provisioned, with rules, bare again, with another engine.
-    "shared": Lane(("blank_check", "robot", "hub", "host_firewall", "decommission", "docker_engine"), nice=5),
+    "shared": Lane(("blank_check", "robot", "hub", "host_firewall", "decommission", "docker_engine"), nice=3),
     # What needs no machines takes what is left of the time.
-    "idle": Lane(("lint", "unit"), nice=19),
+    "idle": Lane(("lint", "unit"), nice=10),
 }
 # Which lab's machines a stage has; what they compute is the stage's.
 SHARED_LAB = "test"
@@ -55,6 +55,7 @@ TOUCHES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("tests/unit/*", ()),
     ("tests/compute_api/*", ()),
     ("tests/registry.py", ()),
+    ("tests/stopwatch.py", ()),
     ("inventory/robots.example.yml", ()),
     ("*gcp*", ()),
     ("*outdated*", ()),

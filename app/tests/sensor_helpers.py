@@ -87,12 +87,17 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 @contextlib.contextmanager
-def serving(**environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the service on a free port of 127.0.0.1 and give the process and its address."""
+def serving(noisy: bool = False, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the service on a free port of 127.0.0.1 and give the process and its address.
+
+    Its first words are that it serves, unless it is noisy: a source that fails may be the first to speak.
+    """
     process = start(**{"SENSOR_LISTEN": "127.0.0.1:0", "SENSOR_LOG_LEVEL": "INFO"} | environment)
     try:
         assert process.stderr is not None
         event = json.loads(process.stderr.readline())
+        while noisy and event["message"] != "serving":
+            event = json.loads(process.stderr.readline())
         assert event["message"] == "serving"
         yield process, event["address"]
     finally:

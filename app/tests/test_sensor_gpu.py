@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
@@ -264,7 +264,6 @@ def test_units_are_converted_and_blanks_are_left_out(nvml: Any) -> None:
     library = Raw(nvml, 1)
     source = GpuSource(GpuOptions(), library)
 
-    @settings(deadline=None)
     @given(milliwatts=st.one_of(st.integers(0, 2**32 - 1), st.just(2**32 - 1)), memory=st.tuples(RAW, RAW, RAW))
     def check(milliwatts: int, memory: tuple[int, int, int]) -> None:
         library.milliwatts, library.memory = milliwatts, memory

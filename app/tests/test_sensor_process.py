@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from sensor_helpers import SOURCE, eventually, serving, start
 from sensor_service import __version__, cli
 from sensor_service.http_server import HttpServer
 from sensor_service.metrics import Metrics
+from stopwatch import Stopwatch
 
 
 @pytest.fixture(name="service")
@@ -41,10 +41,10 @@ def test_a_signal_ends_it_at_once_with_0(service: tuple[subprocess.Popen[str], s
     with socket.create_connection((host, int(port))) as idle:  # must not hold up the end
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"200 OK" in idle.recv(4096)
-        started = time.monotonic()
+        watch = Stopwatch(process.pid)
         process.send_signal(number)
+        assert watch.seconds < 1
         assert process.wait(5) == 0
-        assert time.monotonic() - started < 1
     assert process.stderr is not None
     assert process.stderr.read() == ""
 
@@ -75,10 +75,10 @@ def test_a_hanging_source_does_not_hold_up_the_end() -> None:
         try:
             assert process.stderr is not None
             assert "serving" in process.stderr.readline()
-            started = time.monotonic()
+            watch = Stopwatch(process.pid)
             process.terminate()
+            assert watch.seconds < 1
             assert process.wait(5) == 0
-            assert time.monotonic() - started < 1
         finally:
             process.kill()
 
@@ -202,7 +202,7 @@ burst_every = 2
 def test_sources_that_fail_hang_and_burst_harm_nothing_but_themselves(tmp_path: Path) -> None:
     file = tmp_path / "sensor.toml"
     file.write_text(MISBEHAVING)
-    with serving(SENSOR_CONFIG=str(file)) as (process, address):
+    with serving(noisy=True, SENSOR_CONFIG=str(file)) as (process, address):
 
         def scrape() -> dict[tuple[str, str], float]:
             with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as response:
@@ -233,7 +233,7 @@ def test_sources_that_fail_hang_and_burst_harm_nothing_but_themselves(tmp_path: 
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(f"http://{address}/readyz", timeout=5)
         assert [one["name"] for one in json.load(caught.value)["sources"]] == ["hanging"]
-        started = time.monotonic()
+        watch = Stopwatch(process.pid)
         process.terminate()
+        assert watch.seconds < 1
         assert process.wait(5) == 0
-        assert time.monotonic() - started < 1

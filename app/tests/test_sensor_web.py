@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
@@ -283,7 +283,6 @@ def test_a_family_is_rendered_under_its_own_name_with_its_own_labels() -> None:
         assert families["container_oom_events"].type == "counter"
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=20).filter(str.isprintable),

@@ -17,6 +17,7 @@ from jinja2 import Environment
 from roverwatch import download, retry, sources
 from roverwatch.sources import Bundle, ChecksumMismatch, Order, SourceError, UnreachableSource, fill
 from roverwatch.store import Entry, Store
+from stopwatch import Stopwatch
 
 TOP = Path(__file__).parents[2]
 
@@ -159,10 +160,10 @@ def test_a_link_in_an_archive_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_server_that_hangs_is_given_up(release: fake_release.Release, store: Store) -> None:
     release.hanging = True
-    start = time.monotonic()
+    watch = Stopwatch()
     with pytest.raises(UnreachableSource, match="timed out"):
         fill(store, order(release, "upstream", timeout=0.3))
-    assert time.monotonic() - start < 2
+    assert watch.seconds < 2
 
 
 def test_a_silent_name_server_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,17 +172,17 @@ def test_a_silent_name_server_is_given_up(store: Store, monkeypatch: pytest.Monk
         raise OSError("no answer")
 
     monkeypatch.setattr("socket.getaddrinfo", silent)
-    start = time.monotonic()
+    watch = Stopwatch()
     with pytest.raises(UnreachableSource, match=r"no answer within 0\.6 s"):
         download.first_contact(download.place("http://releases.invalid/x"), 0.3)
-    assert time.monotonic() - start < 1
+    assert watch.seconds < 1
 
 
 def test_an_unknown_host_is_given_up_at_once() -> None:
-    start = time.monotonic()
+    watch = Stopwatch()
     with pytest.raises(UnreachableSource, match=r"releases\.invalid"):
         download.first_contact(download.place("http://releases.invalid/x"), 5)
-    assert time.monotonic() - start < 5
+    assert watch.seconds < 5
 
 
 def test_only_http_is_spoken() -> None:
@@ -362,9 +363,9 @@ def test_a_stand_in_stays_where_upstream_cannot_be_reached(
     fill(store, order(release, "debian"))
     before = store.manifest.read_text()
     release.hanging = True
-    start = time.monotonic()
+    watch = Stopwatch()
     filled = fill(store, order(release, timeout=0.3))
-    assert time.monotonic() - start < 1.0
+    assert watch.seconds < 1.0
     assert len(release.requests) == len(debian) == 1
     assert filled.source_used == "store"
     assert filled.message == "victoriametrics 1.150.0 x86_64: in the store (1.145.0+ds1-2 stands in)"
