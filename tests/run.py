@@ -364,7 +364,9 @@ def main() -> int:
         os.environ["ROVERWATCH_SOAK"] = "1"
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # SIGINT, too: whoever starts this in the background of a script has it ignored, here and in every stage.
+        signal.signal(number, interrupt)
 
     machine = Machine()
     runner = Runner(machine, live=sum(bool(commands(name, wanted)) for name in LANES) == 1)
