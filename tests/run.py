@@ -4,7 +4,7 @@
     python tests/run.py soak    the same with larger numbers
 
 ONLY=hub,robot in the environment runs these stages alone, CHANGED=1 those that a change can touch. A stage that fails
-does not keep the next from running. What a stage says is in .lab/stages/ while it runs, and is printed when it ends; a
+does not keep the next from running. What a stage says is in .lab/tests/ while it runs, and is printed when it ends; a
 lane that is alone prints as it goes.
 """
 
@@ -29,7 +29,7 @@ from xml.etree import ElementTree
 import stages
 from stages import LABS, LANES, ROOT, SHARED_LAB
 
-LOGS = ROOT / ".lab" / "stages"
+LOGS = ROOT / ".lab" / "tests"
 PREPARE = "prepare"
 LONGEST = 10
 # How much of a line of progress is shown.
