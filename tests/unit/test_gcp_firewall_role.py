@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import ansible_playbook
 import pytest
 import yaml
 from compute_api import Api, service_account
@@ -46,21 +45,8 @@ class Run:
         play = {"hosts": "localhost", "gather_facts": False, "tasks": [role]}
         (self.directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
         (self.directory / "play.yml").write_text(yaml.safe_dump([play]))
-        done = subprocess.run(
-            [
-                Path(sys.executable).with_name("ansible-playbook"),
-                "-i",
-                self.directory / "hosts.yml",
-                *arguments,
-                self.directory / "play.yml",
-            ],
-            cwd=ROOT,
-            env=self.api.environment | {"NO_COLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        files = ["-i", self.directory / "hosts.yml", self.directory / "play.yml"]
+        done = ansible_playbook.run([*files, *arguments], self.api.environment)
         self.output = done.stdout + done.stderr
         assert (done.returncode == 0) is ok, self.output
         assert self.api.token not in self.output

@@ -10,12 +10,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ansible_playbook
 import pytest
 from compute_api.instances import HOST_KEY, boot, instances, metadata_of, put_vm
 from compute_api.resources import Api, Json
@@ -23,7 +23,6 @@ from roverwatch import gcp_hub
 from roverwatch.gcp_hub import Hub
 
 ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 SCRIPT = ROOT / "roles" / "gcp_hub" / "files" / "data-disk.sh"
 PUBLIC_KEY = f"ssh-ed25519 {HOST_KEY} ops@controller"
 ADDRESS = "projects/demo/regions/europe-west1/addresses/hub-1"
@@ -336,15 +335,8 @@ class Operator:
         given = [f"-e{name}={value}" for name, value in (self.variables | variables).items()]
         if not self.with_rules:
             given.append(f"-e{ONE_RULE}")
-        done = subprocess.run(
-            [BIN / "ansible-playbook", "-i", self.inventory, file, *given, *arguments],
-            cwd=ROOT,
-            env=self.api.environment | {"GCP_ACCESS_TOKEN": self.api.token, "NO_COLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = self.api.environment | {"GCP_ACCESS_TOKEN": self.api.token}
+        done = ansible_playbook.run(["-i", self.inventory, file, *given, *arguments], environment)
         assert self.api.token not in done.stdout + done.stderr
         return done.returncode, done.stdout + done.stderr
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ansible_playbook
 import pytest
 import yaml
 
@@ -249,17 +250,8 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> dict[Host, dict[str, M
         "tasks": tasks,
     }
     (folder / "play.yml").write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("ansible-playbook"),
-            *("-i", "localhost,", "-e", f"lab_dir={TOP}/lab lab_name=demo", folder / "play.yml"),
-        ],
-        env={**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    given = ["-i", "localhost,", "-e", f"lab_dir={TOP}/lab lab_name=demo"]
+    done = ansible_playbook.run([*given, folder / "play.yml"], os.environ)
     assert done.returncode == 0, done.stdout + done.stderr
     return {
         host: {machine["host"]: machine for machine in json.loads((folder / f"{number}.json").read_text())}
@@ -377,21 +369,7 @@ def test_more_machines_than_the_kernel_can_bear_are_refused_before_one_is_made(t
 
     def made(machines: int) -> subprocess.CompletedProcess[str]:
         given = json.dumps({"lab_hosts": ["one"] * machines})
-        return subprocess.run(
-            [
-                Path(sys.executable).with_name("ansible-playbook"),
-                "-i",
-                "localhost,",
-                "-e",
-                given,
-                tmp_path / "play.yml",
-            ],
-            env={**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg")},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        return ansible_playbook.run(["-i", "localhost,", "-e", given, tmp_path / "play.yml"], os.environ)
 
     assert made(9).returncode == 0, "ROBOTS=8 and a hub"
     too_many = made(12)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ansible_playbook
 import pytest
 import tls
 import yaml
@@ -66,14 +67,8 @@ class Run:
         here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         inventory["all"]["vars"] = here | inventory["all"].get("vars", {})
         (self.directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
-        done = subprocess.run(
-            [BIN / "ansible-playbook", "-vvv", "-i", self.directory / "hosts.yml", *arguments, playbook],
-            cwd=ROOT,
-            env=os.environ | {"NO_COLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        files = ["-i", self.directory / "hosts.yml", *arguments, playbook]
+        done = ansible_playbook.run(["-vvv", *files], os.environ)
         self.output = done.stdout + done.stderr
         return done.returncode
 
