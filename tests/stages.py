@@ -54,6 +54,7 @@ TOUCHES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("app/tests/*", ()),
     ("tests/unit/*", ()),
     ("tests/compute_api/*", ()),
+    ("conftest.py", ()),
     ("tests/registry.py", ()),
     ("tests/stopwatch.py", ()),
     ("inventory/robots.example.yml", ()),
