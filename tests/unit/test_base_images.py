@@ -19,13 +19,14 @@ import pytest
 import registry as registries
 import yaml
 from binaries import free_port
-from conftest import Script
 from registry import Registry, refusal, small_layer
 from roverwatch import base_images, images
 from roverwatch.base_images import Base, Fallback, LocalImage, Tell, Wanted, python_base
 from roverwatch.sources import SourceError, UnreachableSource
 from roverwatch.store import Store
 from stopwatch import Stopwatch
+
+from conftest import Script
 
 TOP = Path(__file__).parents[2]
 PYTHON = "library/python"
