@@ -67,9 +67,34 @@ options:
       or C(engine), C(image), C(image_id) and C(cid_file) of a container. Kept in C(/etc/roverwatch/services.d).
     type: dict
   scrape:
-    description: The service's targets in Prometheus' file_sd format. Kept in C(/etc/roverwatch/scrape.d).
+    description: How the service's metrics are scraped. Kept as a scrape config in C(/etc/roverwatch/scrape.d).
+    type: dict
+    default: {}
+    suboptions:
+      target:
+        description: Where the metrics are, as C(host:port).
+        type: str
+        required: true
+      job:
+        description: The label C(job) of every series.
+        type: str
+        required: true
+      keep:
+        description: Names of metrics that do not match this regular expression are dropped.
+        type: str
+        default: .*
+      sample_limit:
+        description: A scrape with more samples than this is refused as a whole.
+        type: int
+        required: true
+      series_limit:
+        description: Series beyond so many in 24 hours are dropped.
+        type: int
+        required: true
+  replaces:
+    description: Patterns of files of an earlier layout, which are removed once the service is proven to run.
     type: list
-    elements: dict
+    elements: str
     default: []
   ready_timeout:
     description: Seconds that the service may take until its C(ready_url) answers 2xx.
@@ -98,8 +123,11 @@ EXAMPLES = r"""
       memory_max: 50331648
       ready_url: http://127.0.0.1:8429/health
     scrape:
-      - targets: ["127.0.0.1:8429"]
-        labels: {job: vmagent}
+      target: 127.0.0.1:8429
+      job: vmagent
+      keep: vmagent_.+|process_start_time_seconds
+      sample_limit: 1000
+      series_limit: 2000
 """
 
 RETURN = r"""
@@ -186,8 +214,9 @@ class CappedUnit:
         diff = [self.diff(file) for file in due]
         if secrets_due:
             diff.append({"prepared": "secrets that change: {}\n".format(", ".join(secrets_due))})
+        replaced = [path for pattern in self.module.params["replaces"] for path in Path("/").glob(pattern.lstrip("/"))]
         result = {
-            "changed": bool(due or secrets_due)
+            "changed": bool(due or secrets_due or replaced)
             or restart
             or before["ActiveState"] != "active"
             or before["UnitFileState"] != "enabled",
@@ -209,7 +238,10 @@ class CappedUnit:
             self.systemctl("restart", self.name)
         elif before["ActiveState"] != "active":
             self.systemctl("start", self.name)
-        return {**result, **self.prove()}
+        proof = self.prove()
+        for path in replaced:
+            path.unlink()
+        return {**result, **proof}
 
     def secrets(self) -> secret_files.SecretFiles | None:
         params = self.module.params
@@ -368,6 +400,13 @@ def main() -> None:
         "mode": {"type": "str", "default": "0644"},
         "validate": {"type": "list", "elements": "str", "default": []},
     }
+    scrape_spec = {
+        "target": {"type": "str", "required": True},
+        "job": {"type": "str", "required": True},
+        "keep": {"type": "str", "default": ".*"},
+        "sample_limit": {"type": "int", "required": True},
+        "series_limit": {"type": "int", "required": True},
+    }
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
@@ -379,7 +418,8 @@ def main() -> None:
             "secrets_dir": {"type": "path", "no_log": False},
             "secrets_owner": {"type": "str", "default": "root", "no_log": False},
             "service": {"type": "dict"},
-            "scrape": {"type": "list", "elements": "dict", "default": []},
+            "scrape": {"type": "dict", "default": {}, "options": scrape_spec},
+            "replaces": {"type": "list", "elements": "str", "default": []},
             "ready_timeout": {"type": "int", "default": 30},
         },
         required_if=[("state", "present", ("unit", "service"))],
