@@ -147,6 +147,7 @@ ready_seconds:
 
 import os
 import pwd
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -203,6 +204,7 @@ class CappedUnit:
         if generation:
             # A part of the unit, and so of the revision: whatever process has older secrets is restarted.
             unit = "{}\n# Generation of the secrets: {}\n".format(unit.rstrip("\n"), generation)
+        self.assert_pattern(self.module.params["scrape"].get("keep", ""))
         files = units.layout(self.name, unit, configs, self.service, self.module.params["scrape"])
         due = units.differing(files)
         for file in due:
@@ -242,6 +244,15 @@ class CappedUnit:
         for path in replaced:
             path.unlink()
         return {**result, **proof}
+
+    def assert_pattern(self, keep: str) -> None:
+        """Whatever scrapes the service leaves it out if it cannot read this, and goes on."""
+        try:
+            re.compile(keep)
+        except re.error as error:
+            raise Refused(
+                "nothing was changed: <role>_metrics_keep is no regular expression: {}: {}".format(error, keep)
+            ) from error
 
     def secrets(self) -> secret_files.SecretFiles | None:
         params = self.module.params

@@ -280,7 +280,7 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
         Problem(
             finding.unit,
             finding.what,
-            f'docs/runbook.md, "Too many series"; raise {finding.variable} if they are wanted',
+            f'docs/runbook.md, "Too many series"; if they are wanted: {finding.variable}, then {_redeploy(options)}',
         )
         for job in limited
         for finding in background.result(job, probe_deadline, [])
