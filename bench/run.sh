@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m bench.sensor
 python -m bench.fleet
+python -m bench.wire
+python -m bench.blocks
 python -m bench.hub
 PYTHONPATH=tests:plugins/module_utils python -m bench.rollout
 PYTHONPATH=plugins/module_utils python -m bench.firewall
