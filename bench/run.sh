@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 python -m bench.sensor
 python -m bench.fleet
 python -m bench.controller
+python -m bench.wire
+python -m bench.blocks
 python -m bench.hub
 PYTHONPATH=tests:plugins/module_utils python -m bench.rollout
 PYTHONPATH=plugins/module_utils python -m bench.firewall

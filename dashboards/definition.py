@@ -25,7 +25,8 @@ _REPORTING = 'last_over_time(up{robot!="",job="vmagent"}[3m])'
 
 _MEMORY_SHARE = Thresholds(warning=0.8, critical=0.95)
 _DISK_SHARE = Thresholds(warning=0.15, critical=0.05, below=True)
-_SAMPLE_AGE = Thresholds(warning=60, critical=180)
+# A robot that gathers samples for the longest time that it may has a newest one of two minutes and a scrape.
+_SAMPLE_AGE = Thresholds(warning=180, critical=600)
 _ANY = Thresholds(warning=1, critical=1)
 
 

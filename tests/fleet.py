@@ -373,3 +373,11 @@ def newest_sample_age(hub: str, robot: str) -> float:
     """Seconds since the newest sample of a robot at a hub."""
     found = query(container(hub), f'time() - max by (robot) (tlast_over_time(up{{robot="{robot}"}}[1h]))')
     return found.get(robot, float("inf"))
+
+
+def received(alert: str, **labels: str) -> set[str]:
+    """The states in which an alert has reached the receiver of the lab's first hub."""
+    lines = docker("exec", container("hub-1"), "sh", "-c", "cat /var/log/lab-webhook.jsonl || true")
+    alerts = [alert for line in lines.splitlines() for alert in json.loads(line)["alerts"]]
+    wanted = {"alertname": alert, **labels}.items()
+    return {found["status"] for found in alerts if wanted <= found["labels"].items()}

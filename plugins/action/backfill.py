@@ -8,7 +8,12 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backfill, backfill_report
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
+    backfill,
+    backfill_report,
+    capacity,
+    durations,
+)
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.report import message
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sample_counts import Counts
 
@@ -54,8 +59,10 @@ class ActionModule(ActionBase):
     def _look(self) -> dict[str, Any]:
         names = [name for name in self.variables if name.startswith(backfill.PREFIX)]
         try:
-            plan = backfill.plan({name: self._templar.template(self.variables[name]) for name in names}, time.time())
-        except backfill.BackfillError as error:
+            asked = {name: self._templar.template(self.variables[name]) for name in names}
+            delay = self._templar.template(self.variables.get("vmagent_hub_delay", f"{capacity.LONGEST_DELAY}s"))
+            plan = backfill.plan(asked, time.time(), durations.to_seconds(delay))
+        except (backfill.BackfillError, ValueError) as error:
             raise AnsibleActionFail(str(error)) from error
         found = self._step("look")
         if found.get("failed"):

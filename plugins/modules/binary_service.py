@@ -101,6 +101,11 @@ options:
         description: A regular expression. The file is there for versions of the binary that match it.
         type: str
         default: ""
+  replaces:
+    description: Patterns of files that an earlier version had in their place; removed once the service runs.
+    type: list
+    elements: str
+    default: []
   secrets:
     description:
       - What only the service's user may read, as text by file name, in C(/etc/roverwatch/<name>/secrets). A change
@@ -125,6 +130,24 @@ options:
   job:
     description: The label C(job) of the service's metrics.
     type: str
+  metrics_keep:
+    description: >-
+      A regular expression over the names of the service's metrics (RE2, the whole name). What does not match is dropped
+      at the scrape.
+    type: str
+    default: .*
+  sample_limit:
+    description: >-
+      How many samples a scrape may have after that. One with more is dropped as a whole, and counts as a service that
+      does not answer.
+    type: int
+    default: 2000
+  series_limit:
+    description: >-
+      How many different series a target may have in 24 hours. New ones beyond that are dropped; those that are known go
+      on.
+    type: int
+    default: 4000
   allow_from:
     description: >-
       Networks (CIDR) that may reach the service. Empty means that it listens on 127.0.0.1 alone. systemd enforces the
@@ -242,6 +265,7 @@ def instance(wanted: Mapping[str, Any], properties: Properties) -> dict[str, Any
             "ready_url": "http://127.0.0.1:{}{}".format(wanted["port"], wanted["ready_path"]),
             **wanted["record"],
         },
+        "replaces": wanted["replaces"],
         "scrape": services.scrape(wanted, wanted["port"]),
         "ready_timeout": wanted["ready_timeout"],
     }
@@ -263,6 +287,7 @@ def main() -> None:
             "tools": {"type": "list", "elements": "dict", "default": [], "options": artifact_spec},
             "start_pre": {"type": "list", "elements": "str", "default": []},
             "files": {"type": "list", "elements": "dict", "default": [], "options": file_spec},
+            "replaces": {"type": "list", "elements": "str", "default": []},
             "record": {"type": "dict", "default": {}},
             "allow_from": {"type": "list", "elements": "str", "default": []},
             "egress": {"type": "bool", "default": False},
@@ -278,7 +303,7 @@ def main() -> None:
         if params["state"] == "absent":
             names = [params["name"], *(tool["name"] for tool in params["tools"])]
             return services.absent(params, names, None, module.check_mode)
-        wanted = services.with_cap(params)
+        wanted = services.checked(params)
         return services.present(params, None, lambda properties: [instance(wanted, properties)], module.check_mode)
 
     services.run(module, work)

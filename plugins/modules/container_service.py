@@ -97,6 +97,24 @@ options:
   job:
     description: The label C(job) of the service's metrics.
     type: str
+  metrics_keep:
+    description: >-
+      A regular expression over the names of the service's metrics (RE2, the whole name). What does not match is dropped
+      at the scrape.
+    type: str
+    default: .*
+  sample_limit:
+    description: >-
+      How many samples a scrape may have after that. One with more is dropped as a whole, and counts as a service that
+      does not answer.
+    type: int
+    default: 2000
+  series_limit:
+    description: >-
+      How many different series a target may have in 24 hours. New ones beyond that are dropped; those that are known go
+      on.
+    type: int
+    default: 4000
 attributes:
   check_mode:
     support: full
@@ -183,6 +201,7 @@ def instance(wanted: Mapping[str, Any], number: int, its: Mapping[str, str]) -> 
             "memory_max": wanted["memory_max"],
             "ready_url": "http://127.0.0.1:{}{}".format(port, wanted["ready_path"]),
         },
+        "replaces": [],
         "scrape": services.scrape(wanted, port),
         "ready_timeout": wanted["ready_timeout"],
     }
@@ -208,7 +227,7 @@ def main() -> None:
     def work() -> dict[str, Any]:
         if params["state"] == "absent":
             return services.absent(params, [params["name"]], params["engine"], module.check_mode)
-        wanted = services.with_cap(params)
+        wanted = services.checked(params)
         return services.present(
             params,
             params["engine"],

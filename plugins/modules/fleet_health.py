@@ -13,6 +13,7 @@ description:
   - Checks that the slice of all services has the memory budget as its limit and that the caps fit under it.
   - On a robot, offers each hub that vmagent writes to an empty write, with the credential and the certificate
     authorities that vmagent has, and looks at what waits for the hub in vmagent's queue.
+  - Asks the machine's own history whether a limit against labels that explode was reached.
   - On a hub, asks VictoriaMetrics for the age of each robot's newest sample, and looks how long the certificate of the
     gateway is good for.
   - What an operator must act on comes back in RV(problems). The module fails only where it cannot check.

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import loopback
 import pytest
 import tls
-from roverwatch import gateway, health, nftables, systemd, uplink
+from roverwatch import gateway, health, limits, nftables, systemd, uplink
 from stopwatch import Stopwatch
 
 MIB = 2**20
@@ -435,6 +435,26 @@ def test_hub_that_is_silent(machine: Machine, silent_url: str) -> None:
     result = machine.check(hub_query_url=silent_url)
     assert watch.seconds < 1.5
     assert result["hub"] == {"error": "timed out"}
+
+
+def test_limits_that_were_reached(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def look(url: str, hub: bool, _: float) -> list[limits.Finding]:
+        asked.append((url, hub))
+        return [limits.Finding("roverwatch-sensor", "has too many", "the_limit")]
+
+    monkeypatch.setattr(limits, "look", look)
+    assert machine.problems() == [] == asked  # no history to ask
+    machine.record("roverwatch-victoriametrics", kind="binary", exe=str(machine.exe), memory_max=48 * MIB)
+    machine.unit("roverwatch-victoriametrics", pid=100)
+    machine.add_cgroup("roverwatch.slice/roverwatch-victoriametrics.service", limit=48 * MIB, usage=20 * MIB)
+    (problem,) = machine.check()["problems"]
+    assert (problem["service"], problem["what"]) == ("roverwatch-sensor", "has too many")
+    assert (
+        "if they are wanted: the_limit, then ansible-playbook playbooks/site.yml --limit robot-1" in problem["remedy"]
+    )
+    assert asked == [(machine.url.removesuffix("/health"), False)]
 
 
 class Hub:

@@ -23,7 +23,11 @@ from roverwatch.promql_gate import FAIL, NO_DATA, PASS, Gate, GateError, Request
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "plugins" / "modules" / "promql_gate.py"
-DEFAULTS = yaml.safe_load((ROOT / "group_vars" / "all" / "gates.yml").read_text())["rollout_gates"]
+# One follows from the delay of samples; as it is by default.
+DEFAULTS = [
+    gate | ({"max": 60} if gate["name"] == "sample age" else {})
+    for gate in yaml.safe_load((ROOT / "group_vars" / "all" / "gates.yml").read_text())["rollout_gates"]
+]
 
 ERRORS = Gate("errors", "q", max=0.05, unit="ratio")
 UP = Gate("up", "q", min=0.9, unit="ratio")

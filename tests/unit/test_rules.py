@@ -199,3 +199,25 @@ def test_debians_alertmanager_finds_every_text_that_it_asks_for():
     texts = "".join(path.read_text() for path in (ALERTMANAGER / "files").glob("*.tmpl"))
     assert asked
     assert {name.decode() for name in asked} <= set(re.findall(r'define "([\w.]+)"', texts))
+
+
+@pytest.mark.parametrize("robots", [3, 1000])
+def test_the_gateway_sets_what_the_inventory_says_of_a_robot(tmp_path, robots):
+    inventory = {f"robot-{number}": {"fleet": f"f & {number}", "site": "07"} for number in range(1, robots)}
+    inventory["robot-0"] = {}
+    hosts = tmp_path / "hosts.yml"
+    hosts.write_text(yaml.safe_dump({"robots": {"hosts": inventory}, "hubs": {"hosts": {"hub-1": {}}}}))
+    target = tmp_path / "auth.yml"
+    role = ROOT / "roles" / "vmauth"
+    done = ran(
+        *("ansible", "hub-1", "-c", "local", "-i", hosts, "-m", "ansible.builtin.template", "-e", "fleet_secret=s"),
+        *("-e", f"@{role / 'defaults/main.yml'}", "-e", f"@{role / 'vars/main.yml'}"),
+        *("-a", f"src={role / 'templates/auth.yml.j2'} dest={target}"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    users = {user["username"]: user["url_map"][0]["url_prefix"] for user in yaml.safe_load(target.read_text())["users"]}
+    base = "http://127.0.0.1:8428/?extra_label=robot="
+    assert len(users) == robots + 1
+    assert users["robot-0"] == f"{base}robot-0&extra_label=fleet=default&extra_label=site=default"
+    assert users["robot-2"] == f"{base}robot-2&extra_label=fleet=f%20%26%202&extra_label=site=07"
+    assert users["operator"] == "http://127.0.0.1:8428/"

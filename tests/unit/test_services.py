@@ -147,7 +147,13 @@ def test_only_what_is_missing_is_asked_for_and_nothing_else_is_done(places, caps
 def test_a_cap_that_is_no_size_is_an_error(places, capsys):
     result = call(load("binary_service"), capsys, **{**BINARY, "memory_max": "48MB"}, candidates={})
     assert result["failed"]
-    assert "vmagent: memory_max: '48MB' is no size" in result["msg"]
+    assert "vmagent: nothing was changed: memory_max: '48MB' is no size" in result["msg"]
+
+
+def test_a_list_of_metrics_that_is_no_pattern_is_an_error(places, capsys):
+    result = call(load("binary_service"), capsys, **BINARY, metrics_keep="(vmagent", candidates={})
+    assert result["failed"]
+    assert "nothing was changed: <role>_metrics_keep is no regular expression" in result["msg"]
 
 
 def binary(**different: Any) -> dict[str, Any]:
@@ -164,6 +170,10 @@ def binary(**different: Any) -> dict[str, Any]:
         "protect_clock": True,
         "address_families": ["AF_INET"],
         "ready_timeout": 30,
+        "metrics_keep": "vmagent_.+",
+        "sample_limit": 20,
+        "series_limit": 40,
+        "replaces": [],
     }
     wanted = {**BINARY, **options, "memory_max": 48 << 20, **different}
     properties = {"vmagent": {"version": wanted["version"], "path": "/opt/vmagent"}, "amtool": {"path": "/opt/amtool"}}
@@ -230,6 +240,9 @@ def container(number: int, **different: Any) -> dict[str, Any]:
         "user_id": 65532,
         "ready_timeout": 30,
         "port": 8000,
+        "metrics_keep": "sensor_.+",
+        "sample_limit": 20,
+        "series_limit": 40,
     }
     its = {"version": "1.0", "reference": "localhost/roverwatch/sensor:1.0", "image_id": "sha256:1"}
     return load("container_service").instance({**BINARY, **options, "memory_max": 80 << 20, **different}, number, its)

@@ -7,15 +7,16 @@ import pytest
 from roverwatch import units
 
 UNIT = "[Service]\nEnvironment=ROVERWATCH_REVISION=@revision@\n"
+SCRAPE = {"target": "127.0.0.1:8429", "job": "vmagent", "keep": "vmagent_.+", "sample_limit": 20, "series_limit": 40}
 CONFIG = units.File(Path("/etc/roverwatch/vmagent/scrape.yml"), "global: {}\n")
 
 
 def test_the_unit_lands_last_and_carries_the_revision():
-    files = units.layout("roverwatch-vmagent", UNIT, [CONFIG], {"kind": "binary"}, [{"targets": ["127.0.0.1:8429"]}])
+    files = units.layout("roverwatch-vmagent", UNIT, [CONFIG], {"kind": "binary"}, SCRAPE)
     assert [str(file.path) for file in files] == [
         "/etc/roverwatch/vmagent/scrape.yml",
         "/etc/roverwatch/services.d/roverwatch-vmagent.json",
-        "/etc/roverwatch/scrape.d/roverwatch-vmagent.json",
+        "/etc/roverwatch/scrape.d/roverwatch-vmagent.yml",
         "/etc/systemd/system/roverwatch-vmagent.service",
     ]
     assert json.loads(files[1].content) == {"unit": "roverwatch-vmagent", "kind": "binary"}
@@ -35,8 +36,21 @@ def test_whatever_the_process_reads_changes_the_revision(unit, configs):
 
 
 def test_what_it_does_not_read_does_not():
-    other = units.layout("u", UNIT, [CONFIG], {"memory_max": 2}, [{"targets": ["127.0.0.1:1"]}])
-    assert other[-1] == units.layout("u", UNIT, [CONFIG], {"memory_max": 1}, [])[-1]
+    other = units.layout("u", UNIT, [CONFIG], {"memory_max": 2}, SCRAPE)
+    assert other[-1] == units.layout("u", UNIT, [CONFIG], {"memory_max": 1}, {})[-1]
+
+
+def test_a_unit_brings_a_whole_scrape_config():
+    assert units.scrape_configs("roverwatch-vmagent", SCRAPE) == [
+        {
+            "job_name": "roverwatch-vmagent",
+            "static_configs": [{"targets": ["127.0.0.1:8429"], "labels": {"job": "vmagent"}}],
+            "metric_relabel_configs": [{"action": "keep", "source_labels": ["__name__"], "regex": "vmagent_.+"}],
+            "sample_limit": 20,
+            "series_limit": 40,
+        }
+    ]
+    assert units.scrape_configs("roverwatch-vmagent", {}) == []
 
 
 def test_the_running_revision_is_read_from_the_environment_of_the_process():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import fleet
@@ -28,14 +27,6 @@ KNOWN = re.compile(
 )
 
 
-def received(alert: str, **labels: str) -> set[str]:
-    """The states in which an alert has reached the lab's receiver."""
-    lines = fleet.docker("exec", fleet.container("hub-1"), "sh", "-c", "cat /var/log/lab-webhook.jsonl || true")
-    alerts = [alert for line in lines.splitlines() for alert in json.loads(line)["alerts"]]
-    wanted = {"alertname": alert, **labels}.items()
-    return {found["status"] for found in alerts if wanted <= found["labels"].items()}
-
-
 def test_a_stopped_service_and_a_robot_that_is_gone_are_alerts_that_arrive_and_resolve():
     stopped = {"robot": "robot-1", "job": "node-exporter"}
     gone = {"robot": "robot-2"}
@@ -44,12 +35,12 @@ def test_a_stopped_service_and_a_robot_that_is_gone_are_alerts_that_arrive_and_r
     with fleet.cut_off("robot-2"):
         fleet.docker("exec", fleet.container("robot-1"), "systemctl", "stop", service)
         try:
-            assert fleet.eventually(lambda: received("ServiceDown", **stopped) == {"firing"}, 240, 2)
-            assert fleet.eventually(lambda: received("RobotGone", **gone) == {"firing"}, 240, 2)
+            assert fleet.eventually(lambda: fleet.received("ServiceDown", **stopped) == {"firing"}, 240, 2)
+            assert fleet.eventually(lambda: fleet.received("RobotGone", **gone) == {"firing"}, 240, 2)
         finally:
             fleet.docker("exec", fleet.container("robot-1"), "systemctl", "start", service)
-    assert fleet.eventually(lambda: received("ServiceDown", **stopped) == {"firing", "resolved"}, 240, 2)
-    assert fleet.eventually(lambda: received("RobotGone", **gone) == {"firing", "resolved"}, 240, 2)
+    assert fleet.eventually(lambda: fleet.received("ServiceDown", **stopped) == {"firing", "resolved"}, 240, 2)
+    assert fleet.eventually(lambda: fleet.received("RobotGone", **gone) == {"firing", "resolved"}, 240, 2)
 
 
 def expressions() -> list[tuple[str, str]]:

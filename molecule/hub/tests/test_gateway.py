@@ -76,18 +76,54 @@ def test_a_robot_can_write_and_nothing_else():
 def test_a_robot_writes_as_itself_whatever_it_says(robot):
     """A sample that says it is of robot 2 arrives as robot 1: refusing it would cost the rest of its block, too."""
     stamp = int(time.time() * 1000) - 5000
-    forged = {"metric": {"__name__": "forged_sample", "robot": "robot-2"}, "values": [1], "timestamps": [stamp]}
+    lies = {"robot": "robot-2", "fleet": "another", "site": "elsewhere"}
+    forged = {"metric": {"__name__": "forged_sample", **lies}, "values": [1], "timestamps": [stamp]}
     send = f"""
 import base64, json, ssl, urllib.request as u
 password = open('/etc/roverwatch/vmagent/secrets/hub_password').read()
-request = u.Request('https://hub-1:8427/api/v1/import?extra_label=robot=robot-2', json.dumps({forged!r}).encode())
+url = 'https://hub-1:8427/api/v1/import?extra_label=robot=robot-2&extra_label=fleet=another'
+request = u.Request(url, json.dumps({forged!r}).encode())
 request.add_header('Authorization', 'Basic ' + base64.b64encode(('robot-1:' + password).encode()).decode())
 print(u.urlopen(request, context=ssl.create_default_context(cafile='/etc/roverwatch/vmagent/hub-ca.pem')).status)
 """
     assert fleet.python(robot, send).strip() == "204"
     arrived = f"tlast_over_time(forged_sample[5m]) == {stamp / 1000}"
     assert fleet.eventually(lambda: gateway.rows("hub-1", arrived), 30)
-    assert [row["robot"] for row in gateway.rows("hub-1", arrived)] == ["robot-1"]
+    truth = {"robot": "robot-1", "fleet": "lab", "site": "docker"}
+    assert gateway.rows("hub-1", arrived) == [truth]
+
+
+def test_a_flood_of_series_is_stopped_and_told(robot):
+    """Through one robot's credential. What the hub knows goes on; which robot it was is in the health report."""
+    flood = """
+import base64, json, ssl, time, urllib.request as u
+password = open('/etc/roverwatch/vmagent/secrets/hub_password').read()
+stamp = int(time.time() * 1000)
+lines = (json.dumps({'metric': {'__name__': 'flood', 'id': str(n)}, 'values': [1], 'timestamps': [stamp]})
+         for n in range(100_000))
+request = u.Request('https://hub-1:8427/api/v1/import', '\n'.join(lines).encode())
+request.add_header('Authorization', 'Basic ' + base64.b64encode(('robot-1:' + password).encode()).decode())
+print(u.urlopen(request, context=ssl.create_default_context(cafile='/etc/roverwatch/vmagent/hub-ca.pem')).status)
+"""
+    try:
+        assert fleet.python(robot, flood).strip() == "204"
+        dropped = "sum(vm_daily_series_limit_rows_dropped_total{robot=''}) > 0"
+        assert fleet.eventually(lambda: gateway.rows("hub-1", dropped), 90, 2)
+        taken = float(fleet.series(fleet.container("hub-1"), "count(last_over_time(flood[10m]))")[0]["value"][1])
+        assert taken < 20_000, "the limit is 10,000 and 1,000 for each robot"
+        before = time.time()
+        fresh = "min(tlast_over_time(up{robot!=''}[5m]))"
+        assert fleet.eventually(
+            lambda: float(fleet.series(fleet.container("hub-1"), fresh)[0]["value"][1]) > before, 60, 2
+        ), "robots that were known are no longer heard of"
+        # Delivered; the series of a new alert is one that the hub does not take any more.
+        assert fleet.eventually(lambda: "firing" in fleet.received("SeriesLimit", hub="hub-1"), 90, 2)
+        health = fleet.playbook("health.yml", "--limit", "hubs")
+        assert health.rc != 0
+        assert "there are too many in 24 hours; robot-1 has the most" in health.output
+    finally:
+        # The limit counts from the start of the process; the alert and the line would last for a quarter of an hour.
+        fleet.docker("exec", fleet.container("hub-1"), "systemctl", "restart", "roverwatch-victoriametrics")
 
 
 def test_a_robot_with_another_robots_name_or_no_password_gets_nowhere():

@@ -14,8 +14,8 @@ from . import durations, sizes
 from .sample_counts import WINDOW_SECONDS, Counts, Runs
 
 PREFIX = "backfill_"
-# What is younger may be on its way to the hub.
-YOUNGEST_SECONDS = 60
+# What is younger than this and what a robot gathers may be on its way to the hub.
+ON_ITS_WAY_SECONDS = 30
 # One request copies so much. What it was when it broke off is sent again.
 CHUNK_WINDOWS = 10
 # An export that names its series takes longer for each of them; beyond this all of the robot's are copied.
@@ -51,14 +51,18 @@ def _time(timestamp: int) -> str:
     return datetime.fromtimestamp(timestamp, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def plan(variables: Mapping[str, object], now: float) -> Plan:
-    """The plan in a host's variables that start with PREFIX. Raises BackfillError that says all that is wrong."""
+def plan(variables: Mapping[str, object], now: float, delay_seconds: float) -> Plan:
+    """The plan in a host's variables that start with PREFIX. Raises BackfillError that says all that is wrong.
+
+    `delay_seconds` is how long the robot gathers samples before it sends them.
+    """
+    newest = now - ON_ITS_WAY_SECONDS - delay_seconds
     problems = [_unknown(name) for name in sorted(variables) if name.removeprefix(PREFIX) not in _DEFAULTS]
     values: dict[str, Any] = {}
     for name, (default, read) in _DEFAULTS.items():
         value = variables.get(PREFIX + name, default)
         try:
-            values[name] = read(value, now)
+            values[name] = read(value, now, newest)
         except ValueError as error:
             problems.append(f"{PREFIX}{name} is {str(value)!r}: {error}")
     if problems:
@@ -73,42 +77,46 @@ def _unknown(name: str) -> str:
     return f"there is no variable {name}" + (f" (did you mean {PREFIX}{close[0]}?)" if close else "")
 
 
-def _period(value: object, _: float) -> float:
+def _period(value: object, _now: float, _newest: float) -> float:
     seconds = durations.to_seconds(value)
     if not WINDOW_SECONDS <= seconds <= 366 * durations.DAY:
         raise ValueError("give a time from 1m to 366d, such as 24h")
     return seconds
 
 
-def _end(value: object, now: float) -> float:
+def _end(value: object, now: float, newest: float) -> float:
+    if not value:
+        return newest
+    wrong = (
+        f"give a time that is over for {durations.from_seconds(now - newest)}, what is younger may be on its way: how "
+        "long ago, such as 6h, or with its zone, 2026-03-01T14:00:00Z"
+    )
     try:
         end = now - durations.to_seconds(value)
     except ValueError:
-        end = _timestamp(str(value))
-    if end > now - YOUNGEST_SECONDS:
-        raise ValueError(_ENDS)
+        end = _timestamp(str(value), wrong)
+    if end > newest:
+        raise ValueError(wrong)
     return end
 
 
-def _timestamp(text: str) -> float:
+def _timestamp(text: str, wrong: str) -> float:
     try:
         time = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        raise ValueError(_ENDS) from None
+        raise ValueError(wrong) from None
     if time.tzinfo is None:
-        raise ValueError(_ENDS)
+        raise ValueError(wrong)
     return time.timestamp()
 
 
-def _rate_limit(value: object, _: float) -> int:
+def _rate_limit(value: object, _now: float, _newest: float) -> int:
     return sizes.to_bytes(value)
 
 
-_ENDS = "give a time that is over for a minute: how long ago, such as 6h, or with its zone, 2026-03-01T14:00:00Z"
-
 _DEFAULTS: Mapping[str, Any] = {
     "period": ("24h", _period),
-    "end": (f"{YOUNGEST_SECONDS}s", _end),
+    "end": ("", _end),
     "rate_limit": ("256K", _rate_limit),
 }
 

@@ -65,6 +65,7 @@ class CappedUnit:
             # A part of the unit, and so of the revision: whatever process has older secrets is restarted.
             unit = "{}\n# Generation of the secrets: {}\n".format(unit.rstrip("\n"), self.generation)
         self.due = units.differing(units.layout(self.name, unit, configs, self.service, wanted["scrape"]))
+        self.replaced = [path for pattern in wanted["replaces"] for path in Path("/").glob(pattern.lstrip("/"))]
         self.before = self._state()
         active = self.before["ActiveState"] in ("active", "activating", "reloading")
         self.restart = active and not self._runs(units.revision(unit, configs), int(self.before["MainPID"]))
@@ -72,7 +73,7 @@ class CappedUnit:
     @property
     def changed(self) -> bool:
         return (
-            bool(self.due or self.secrets_due)
+            bool(self.due or self.secrets_due or self.replaced)
             or self.restart
             or self.before["ActiveState"] != "active"
             or self.before["UnitFileState"] != "enabled"
@@ -115,7 +116,10 @@ class CappedUnit:
             _systemctl("restart", self.name, journal_of=self.name)
         elif self.before["ActiveState"] != "active":
             _systemctl("start", self.name, journal_of=self.name)
-        return self._prove()
+        proof = self._prove()
+        for path in self.replaced:
+            path.unlink()
+        return proof
 
     # what is wanted
 

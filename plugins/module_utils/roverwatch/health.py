@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import background, cgroup, gateway, probe, promql, systemd, uplink
+from . import background, cgroup, gateway, limits, probe, promql, systemd, uplink
 from .sizes import from_bytes
 
 UNIT_PROPERTIES = (
@@ -210,6 +210,18 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
         if item.tls_port is not None
     }
     uplinks = [_Uplinks(item, installed, options) for item in installed if item.hubs]
+    limited = [
+        background.start(
+            partial(
+                limits.look,
+                item.ready_url.rpartition("/")[0],
+                options.hub_query_url is not None,
+                options.ready_timeout_seconds,
+            )
+        )
+        for item in installed
+        if item.unit == HISTORY_UNIT
+    ]
 
     shown = systemd.show_many([options.slice_unit, *(item.unit for item in installed)], UNIT_PROPERTIES)
     controller = cgroup.find_controller(paths.proc / "self" / "mountinfo")
@@ -264,6 +276,15 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
                     f"on {options.host}: systemctl status roverwatch-victoriametrics",
                 )
             )
+    problems += [
+        Problem(
+            finding.unit,
+            finding.what,
+            f'docs/runbook.md, "Too many series"; if they are wanted: {finding.variable}, then {_redeploy(options)}',
+        )
+        for job in limited
+        for finding in background.result(job, probe_deadline, [])
+    ]
     for uplinks_of_service in uplinks:
         result["hubs"] = uplinks_of_service.collect()
         problems += uplinks_of_service.problems

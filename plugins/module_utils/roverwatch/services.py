@@ -6,6 +6,7 @@ lacks, having changed nothing, and is called again with the files (`staged`).
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
@@ -30,6 +31,9 @@ SPEC: Dict[str, Dict[str, Any]] = {
     "ready_path": {"type": "str"},
     "ready_timeout": {"type": "int", "default": 30},
     "job": {"type": "str"},
+    "metrics_keep": {"type": "str", "default": ".*"},
+    "sample_limit": {"type": "int", "default": 2000},
+    "series_limit": {"type": "int", "default": 4000},
     # From the action plugin.
     "candidates": {"type": "dict"},
     "staged": {"type": "dict", "default": {}},
@@ -43,17 +47,31 @@ def config_dir(name: str) -> Path:
     return units.CONFIG / name
 
 
-def with_cap(params: Mapping[str, Any]) -> Dict[str, Any]:
-    """The options, with `memory_max` in bytes."""
+def checked(params: Mapping[str, Any]) -> Dict[str, Any]:
+    """The options, with `memory_max` in bytes. Raises Refused, with nothing changed, where one is none of its kind."""
     try:
+        re.compile(params["metrics_keep"])
         return {**params, "memory_max": sizes.to_bytes(params["memory_max"])}
+    except re.error as error:
+        # Whatever scrapes the service would leave it out, and go on.
+        raise capped_unit.Refused(
+            "nothing was changed: <role>_metrics_keep is no regular expression: {}: {}".format(
+                error, params["metrics_keep"]
+            )
+        ) from error
     except ValueError as error:
-        raise capped_unit.Refused("memory_max: {}".format(error)) from error
+        raise capped_unit.Refused("nothing was changed: memory_max: {}".format(error)) from error
 
 
-def scrape(wanted: Mapping[str, Any], port: int) -> List[Dict[str, Any]]:
-    """The targets of an instance in Prometheus' file_sd format."""
-    return [{"targets": ["127.0.0.1:{}".format(port)], "labels": {"job": wanted["job"]}}]
+def scrape(wanted: Mapping[str, Any], port: int) -> Dict[str, Any]:
+    """How an instance's metrics are scraped (`units.scrape_configs`)."""
+    return {
+        "target": "127.0.0.1:{}".format(port),
+        "job": wanted["job"],
+        "keep": wanted["metrics_keep"],
+        "sample_limit": wanted["sample_limit"],
+        "series_limit": wanted["series_limit"],
+    }
 
 
 def present(params: Mapping[str, Any], engine: Optional[str], instances: Instances, check_mode: bool) -> Dict[str, Any]:

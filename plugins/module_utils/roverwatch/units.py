@@ -54,8 +54,27 @@ def service_path(name: str) -> Path:
 
 
 def scrape_path(name: str) -> Path:
-    """What vmagent scrapes of a unit, in Prometheus' file_sd format."""
-    return CONFIG / "scrape.d" / (name + ".json")
+    """What is scraped of a unit: a list of Prometheus' scrape configs. JSON is YAML, which the scraper reads."""
+    return CONFIG / "scrape.d" / (name + ".yml")
+
+
+def scrape_configs(name: str, scrape: Mapping[str, Any]) -> List[Dict[str, Any]]:
+    """How a unit's metrics are scraped; none where it has none.
+
+    Names of metrics that do not match `keep` go no further. The job is a label of the target, since the units of a
+    service's instances have it in common, and names of jobs must differ.
+    """
+    if not scrape:
+        return []
+    return [
+        {
+            "job_name": name,
+            "static_configs": [{"targets": [scrape["target"]], "labels": {"job": scrape["job"]}}],
+            "metric_relabel_configs": [{"action": "keep", "source_labels": ["__name__"], "regex": scrape["keep"]}],
+            "sample_limit": scrape["sample_limit"],
+            "series_limit": scrape["series_limit"],
+        }
+    ]
 
 
 def as_json(value: Any) -> str:
@@ -63,13 +82,13 @@ def as_json(value: Any) -> str:
 
 
 def layout(
-    name: str, unit: str, configs: Sequence[File], service: Mapping[str, Any], scrape: Sequence[Any]
+    name: str, unit: str, configs: Sequence[File], service: Mapping[str, Any], scrape: Mapping[str, Any]
 ) -> List[File]:
     """Every file of a unit in the order in which they land: the unit last, since it points at the others."""
     return [
         *configs,
         File(service_path(name), as_json({"unit": name, **service})),
-        File(scrape_path(name), as_json(scrape)),
+        File(scrape_path(name), as_json(scrape_configs(name, scrape))),
         File(unit_path(name), unit.replace(PLACEHOLDER, revision(unit, configs))),
     ]
 
