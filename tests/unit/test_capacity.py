@@ -121,23 +121,23 @@ def test_queues_by_the_numbers() -> None:
 
 def test_an_outage_that_the_queue_does_not_hold() -> None:
     (problem,), _ = capacity.check(ROBOT | {"vmagent_outage": "30d"})
-    # 1 GiB at 1500 / 15 samples a second of 11.5 bytes each.
+    # 1 GiB at 1500 / 15 samples a second of 12 bytes each.
     assert problem.startswith(
-        "vmagent_queue_max 1G holds an outage of 10.8 days at 1500 series every 15s; "
-        "vmagent_outage is 30d, which takes 2.8G."
+        "vmagent_queue_max 1G holds an outage of 10.4 days at 1500 series every 15s; "
+        "vmagent_outage is 30d, which takes 2.9G."
     )
     assert "Raise vmagent_queue_max, or lower vmagent_outage" in problem
 
 
 def test_a_robot_must_be_able_to_catch_up() -> None:
-    # 1500 / 15 samples a second of 11.5 bytes each.
-    assert capacity.check(ROBOT | {"vmagent_hub_rate_limit": "1151"})[0] == []
-    (problem,), _ = capacity.check(ROBOT | {"vmagent_hub_rate_limit": "1150"})
-    assert problem.startswith("vmagent_hub_rate_limit 1150 a second is not more than the robot writes, 1.1K a second")
+    # 1500 / 15 samples a second of 12 bytes each.
+    assert capacity.check(ROBOT | {"vmagent_hub_rate_limit": "1201"})[0] == []
+    (problem,), _ = capacity.check(ROBOT | {"vmagent_hub_rate_limit": "1200"})
+    assert problem.startswith("vmagent_hub_rate_limit 1200 a second is not more than the robot writes, 1.2K a second")
 
 
 @pytest.mark.parametrize(
-    ("delay", "bytes_per_sample"), [("3s", 5 + 13 / 0.75), ("15s", 18), ("30s", 11.5), ("1m", 8.25), ("2m", 6.625)]
+    ("delay", "bytes_per_sample"), [("3s", 5 + 14 / 0.75), ("15s", 19), ("30s", 12), ("1m", 8.5), ("2m", 6.75)]
 )
 def test_the_more_scrapes_a_block_has_the_less_a_sample_takes(delay: str, bytes_per_sample: float) -> None:
     assert capacity.queued(1500, "15s", delay) == pytest.approx(100 * bytes_per_sample)
@@ -148,7 +148,7 @@ def test_a_small_queue_is_as_large_as_vmagent_makes_it() -> None:
 
 
 def test_the_outage_to_the_second() -> None:
-    held = GIB / (100 * 11.5)
+    held = GIB / (100 * 12)
     assert capacity.outage("1G", f"{int(held)}s", 1500, "15s", "30s") == []
     assert len(capacity.outage("1G", f"{int(held) + 1}s", 1500, "15s", "30s")) == 1
 

@@ -6,7 +6,7 @@ How many bytes a sample takes:
   robot's own series, not yet merged into large parts, took 1.2 bytes of data each. 1.5 leaves a quarter of slack.
 - Queue: what waits for a hub is compressed in blocks of what was gathered in vmagent_hub_delay. A block has the labels
   of each series, whose cost is shared by the samples of the series in it. With the series of a robot of this stack
-  17.3, 11.3, 7.9 and 6.4 bytes for one, two, four and eight samples of a series in a block, and 21.6 where a block is
+  17.6, 11.7, 8.2 and 6.3 bytes for one, two, four and eight samples of a series in a block, and 21.0 where a block is
   one scrape of one service (bench/blocks.py).
 """
 
@@ -20,7 +20,7 @@ from .sizes import from_bytes, to_bytes
 
 HISTORY_BYTES_PER_SAMPLE = 1.5
 QUEUE_BYTES_PER_SAMPLE = 5
-QUEUE_BYTES_PER_LABELS = 13
+QUEUE_BYTES_PER_LABELS = 14
 # What is gathered for less than a scrape interval is one scrape of one service, in which less is alike.
 FEWEST_SAMPLES_IN_BLOCK = 0.75
 
