@@ -220,8 +220,9 @@ class CappedUnit:
         else:
             cid = Path(self.service["cid_file"]).read_text().strip()
             inspected = _run([self.service["engine"], "inspect", "--format", "{{.Image}}", cid])
-            wanted = self.service["image_id"]
-            found = "sha256:" + inspected.stdout.strip().removeprefix("sha256:") + inspected.stderr.strip()
+            if inspected.returncode != 0:
+                raise Refused("the container {} cannot be inspected: {}".format(cid, inspected.stderr.strip()))
+            wanted, found = self.service["image_id"], "sha256:" + inspected.stdout.strip().removeprefix("sha256:")
         if found != wanted:
             raise Refused("{} answers, but runs {} instead of {}".format(self.name, found, wanted))
 
