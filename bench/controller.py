@@ -37,7 +37,7 @@ def inventory(robots: int) -> str:
     return f"robots:\n  hosts:\n{hosts}\nhubs:\n  hosts:\n    hub-1: {{hub_address: hub-1.example.com}}\n"
 
 
-def site(robots: int, group: str = "robots") -> Run:
+def site(robots: int, group: str = "robots", **environment: str) -> Run:
     """Run site.yml on the robots of a fleet that has nothing to do, or on its hub."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -46,6 +46,7 @@ def site(robots: int, group: str = "robots") -> Run:
         calls = place / "calls"
         environment = {
             **os.environ,
+            **environment,
             "ANSIBLE_CONNECTION_PLUGINS": str(ROOT / "bench" / "connection"),
             "CANNED_CALLS": str(calls),
             "NO_COLOR": "1",
@@ -81,18 +82,33 @@ def main() -> None:
     for robots in FLEETS:
         print(f"site.yml for {robots} robots on paper", flush=True)
         runs.append(site(robots))
-    first = runs[0]
-    rows = []
-    for run in runs:
-        row = {"robots": run.robots, "calls": run.calls, "ok": run.ok, "cpu_seconds": round(run.cpu_seconds, 2)}
-        if run != first:
-            further = (run.cpu_seconds - first.cpu_seconds) / (run.robots - first.robots)
-            row["cpu_seconds_per_further_robot"] = round(further, 3)
-        rows.append(row)
-    write_results("controller", {"machine": machine(), "runs": rows})
-    header = ["robots", "module calls per robot", "`ok=`", "CPU seconds", f"for each beyond the first {first.robots}"]
-    keys = ["robots", "calls", "ok", "cpu_seconds", "cpu_seconds_per_further_robot"]
-    write_document("bench/controller.py", table(header, [[str(row.get(key, "")) for key in keys] for row in rows]))
+    print("once more, with plugins loaded for each task anew", flush=True)
+    without = [site(robots, ANSIBLE_CALLBACKS_ENABLED="ansible.posix.timer") for robots in (FLEETS[0], FLEETS[-1])]
+    first, last = runs[0], runs[-1]
+    rows = [
+        {"robots": run.robots, "calls": run.calls, "ok": run.ok, "cpu_seconds": round(run.cpu_seconds, 2)}
+        for run in runs
+    ]
+    further = {
+        "up to half": further_robot(first, runs[-2]),
+        "up to all": further_robot(first, last),
+        "without the callback preload": further_robot(*without),
+    }
+    write_results("controller", {"machine": machine(), "runs": rows, "cpu_seconds_per_further_robot": further})
+    header = ["robots", "module calls per robot", "`ok=`", "CPU seconds"]
+    lines = [
+        f"Measured on {machine()}.",
+        table(header, [[str(value) for value in row.values()] for row in rows]),
+        f"A robot beyond the first {first.robots} costs {further['up to all']} s of CPU ({further['up to half']} in the "
+        f"smaller half of these fleets, so the cost is linear); without the callback `preload`, which loads plugins "
+        f"before Ansible forks, {further['without the callback preload']} s.",
+    ]
+    write_document("bench/controller.py", "\n\n".join(lines))
+
+
+def further_robot(fewer: Run, more: Run) -> float:
+    """CPU seconds of each robot that the larger fleet has more."""
+    return round((more.cpu_seconds - fewer.cpu_seconds) / (more.robots - fewer.robots), 3)
 
 
 if __name__ == "__main__":
