@@ -99,9 +99,9 @@ def main() -> None:
     lines = [
         f"Measured on {machine()}.",
         table(header, [[str(value) for value in row.values()] for row in rows]),
-        f"A robot beyond the first {first.robots} costs {further['up to all']} s of CPU ({further['up to half']} in the "
-        f"smaller half of these fleets, so the cost is linear); without the callback `preload`, which loads plugins "
-        f"before Ansible forks, {further['without the callback preload']} s.",
+        f"Each robot beyond the first {first.robots} takes {further['up to all']} s of CPU, and in the smaller half of"
+        f" these fleets {further['up to half']} s. Without the callback `preload`, which loads plugins before Ansible"
+        f" forks, it is {further['without the callback preload']} s.",
     ]
     write_document("bench/controller.py", "\n\n".join(lines))
 
