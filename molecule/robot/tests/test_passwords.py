@@ -54,7 +54,7 @@ def test_a_secret_is_for_its_service_alone(host, tmp_path):
     assert {unit for unit in started if restarted[unit] != started[unit]} == {UNIT}
 
     journal = host.check_output(f"journalctl --since=@{since} --output=verbose --all")
-    assert f"Invoked with files=[{{'path': '/etc/roverwatch/sensor/{UNIT}.toml'" in journal
+    assert "Invoked with args=['--config', '/etc/roverwatch/config.toml']" in journal
     assert "secrets=NOT_LOGGING_PARAMETER" in journal
     assert mark not in journal
     # The search itself is logged, so it comes after the journal.
