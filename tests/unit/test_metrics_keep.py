@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jinja2 import Template
 
 from dashboards.definition import DASHBOARDS
 
@@ -32,9 +33,9 @@ def keeps() -> dict[str, str]:
     for path in sorted((ROOT / "roles").glob("*/defaults/main.yml")):
         role = path.parts[-3]
         found[role] = (load(path) or {}).get(f"{role}_metrics_keep", "")
-    for machine, keep in load(ROOT / "roles/victoriametrics/vars/main.yml")["__victoriametrics_metrics_keep"].items():
-        found[f"victoriametrics on a {machine}"] = keep
-    del found["victoriametrics"]
+    template = Template(found.pop("victoriametrics"))
+    for machine in ("robot", "hub"):
+        found[f"victoriametrics on a {machine}"] = template.render(victoriametrics_dashboards=machine)
     return {role: keep for role, keep in found.items() if keep}
 
 

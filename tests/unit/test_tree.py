@@ -25,6 +25,12 @@ def test_a_roles_defaults_are_what_its_argument_specs_say(role):
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_a_default_needs_no_variable_that_a_role_keeps_to_itself(role):
+    """A role that is included later has brought its defaults when base checks them, and nothing else."""
+    assert "__" not in str(load(ROOT / "roles" / role / "defaults" / "main.yml"))
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_every_variable_is_the_roles_own_and_is_explained(role):
     specs = load(ROOT / "roles" / role / "meta" / "argument_specs.yml")["argument_specs"]
     for name, option in specs["main"]["options"].items():
