@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from roverwatch import rollout
 from roverwatch.rollout import Wave
 
+ROOT = Path(__file__).resolve().parents[2]
 FLEET = [f"robot-{number}" for number in range(1, 101)]
 SIZES = [1, "10%", "50%", "100%"]
 
@@ -376,3 +380,30 @@ def test_a_robot_that_nothing_is_known_of_is_never_taken_for_well():
     lines = [line("robot-2", "healthy"), line("robot-3", "deployed")]
     verdict = rollout.judge_budget(lines, "a", WAVE, 50, first=False)
     assert (verdict.outcome, "robot-3" in verdict.reason) == ("fail", True)
+
+
+# --- what a robot that goes back is told
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (
+            {"msg": "Nothing was changed:\n- the disk is full", "problems": ["the disk is full"]},
+            "Nothing was changed: - the",
+        ),
+        (
+            {"problems": [{"service": "roverwatch-sensor", "what": "was\nOOM-killed"}]},
+            "roverwatch-sensor was OOM-killed",
+        ),
+        ({"msg": "items", "results": [{"failed": False}, {"failed": True, "msg": "the second"}]}, "the second"),
+        ({}, "failed"),
+    ],
+)
+def test_a_robot_that_goes_back_is_told_what_failed(result: dict[str, Any], reason: str):
+    (task, *_) = yaml.safe_load((ROOT / "roles" / "rollout" / "tasks" / "back.yml").read_text())
+    variables = {"ansible_failed_result": result, "ansible_failed_task": {"name": "Look"}}
+    variables |= {name: trust_as_template(text) for name, text in task["vars"].items()}
+    templar = Templar(loader=DataLoader(), variables=variables)
+    said = templar.template(trust_as_template(task["roverwatch.fleet.release"]["reason"]))
+    assert said.startswith(f"Look: {reason}")
