@@ -101,7 +101,7 @@ password = open('/etc/roverwatch/vmagent/secrets/hub_password').read()
 stamp = int(time.time() * 1000)
 lines = (json.dumps({'metric': {'__name__': 'flood', 'id': str(n)}, 'values': [1], 'timestamps': [stamp]})
          for n in range(100_000))
-request = u.Request('https://hub-1:8427/api/v1/import', '\n'.join(lines).encode())
+request = u.Request('https://hub-1:8427/api/v1/import', chr(10).join(lines).encode())
 request.add_header('Authorization', 'Basic ' + base64.b64encode(('robot-1:' + password).encode()).decode())
 print(u.urlopen(request, context=ssl.create_default_context(cafile='/etc/roverwatch/vmagent/hub-ca.pem')).status)
 """
