@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Script
 from jinja2 import Environment
 from roverwatch import base_images, images
 from roverwatch.base_images import Base, Tell, Wanted, python_base
 from roverwatch.images import BuildError, Image
 from roverwatch.sources import SourceError, UnreachableSource
 from roverwatch.store import Entry, Store, relative_path, sha256_file
+
+from conftest import Script
 
 TOP = Path(__file__).parents[2]
 DOCKERFILE = """\

@@ -66,7 +66,7 @@ def test_an_outage_of_the_network_loses_nothing():
     time.sleep(3)
 
     outage = fleet.count(fleet.export("robot-1", '{robot="robot-1"}', began, ended))
-    assert outage > 300 * fleet.OUTAGE_SECONDS, "a scrape each second of hundreds of series"
+    assert outage > 200 * fleet.OUTAGE_SECONDS, "a scrape each second of all that is kept, some 230 series"
     for hub in HUBS:
         own, missing = compare("robot-1", hub, start, back)
         print(
