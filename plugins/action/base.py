@@ -197,8 +197,6 @@ class ActionModule(ActionBase):
             if role not in OPTIONS:
                 continue  # an operator's own, in the same play
             options = OPTIONS[role]
-            if any(option.get("required") for option in options.values()):
-                continue  # a building block: the roles that import it say what it needs
             own = {}
             for name in requirements.owned(role, roles, variables):
                 try:
