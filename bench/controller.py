@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.report import ROOT, machine, table, write_document, write_results
 
-FLEETS = (10, 25, 50, 100)
+FLEETS = (10, 25, 50)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 from bench.report import ROOT, table, write_document, write_results
 
 INVENTORY = "inventory/lab.docker.yml"
-RUNS = 5
+RUNS = 3
 # All of the demo, its robots, one of them, its hub.
 LIMITS = ("all", "robots", "robot-1", "hubs")
 SITE_COLUMNS = ("limit", "machines", "ok", "seconds_median", "reference_seconds_median", "ratio_to_ten_empty_tasks")
