@@ -11,6 +11,7 @@ from typing import Any
 import binaries
 import pytest
 import yaml
+from jinja2 import Template
 from roverwatch import capacity, durations, probe
 from roverwatch.durations import DAY, HOUR
 
@@ -247,7 +248,8 @@ def test_the_default_is_near_what_victoriametrics_and_vmagent_say_of_themselves(
     def kept(address: str, keep: str) -> int:
         return sum(re.match(rf"(?:{keep})[ {{]", line) is not None for line in said(address))
 
-    database_vars = yaml.safe_load((ROOT / "roles" / "victoriametrics" / "vars" / "main.yml").read_text())
+    of_database = yaml.safe_load((ROOT / "roles" / "victoriametrics" / "defaults" / "main.yml").read_text())
+    database_keep = Template(of_database["victoriametrics_metrics_keep"]).render(victoriametrics_dashboards="robot")
 
     with (
         binaries.running("victoriametrics", own, f"http://{database}/health"),
@@ -257,7 +259,7 @@ def test_the_default_is_near_what_victoriametrics_and_vmagent_say_of_themselves(
         binaries.eventually(
             lambda: any(line.startswith(scraped) and int(line.split()[-1]) >= 6 for line in said(agent)), "no scrapes"
         )
-        found = kept(database, database_vars["__victoriametrics_metrics_keep"]["robot"])
+        found = kept(database, database_keep)
         found += kept(agent, default()["vmagent_metrics_keep"])
     assert 0.08 < found / default()["vmagent_series"] < 0.16, found
 
