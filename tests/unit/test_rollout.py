@@ -407,3 +407,12 @@ def test_a_robot_that_goes_back_is_told_what_failed(result: dict[str, Any], reas
     templar = Templar(loader=DataLoader(), variables=variables)
     said = templar.template(trust_as_template(task["roverwatch.fleet.release"]["reason"]))
     assert said.startswith(f"Look: {reason}")
+
+
+def test_a_robot_gets_its_roles_in_their_order():
+    """The first one, base, looks before anything is touched."""
+    tasks = yaml.safe_load((ROOT / "roles" / "rollout" / "tasks" / "robot.yml").read_text())
+    (loop,) = [task["loop"] for task in tasks if "loop" in task]
+    roles = ["base", "release", "host_firewall", "container_engine", "sensor_service", "node_exporter", "vmagent"]
+    templar = Templar(loader=DataLoader(), variables={"rollout_roles": roles})
+    assert list(templar.template(trust_as_template(loop))) == [role for role in roles if role != "release"]
