@@ -36,9 +36,6 @@ options:
       - The version asked for, as it is pinned in group_vars. A package of the distribution may stand in for it.
       - Needed for V(present), as are O(description), O(memory_max), O(port), O(ready_path) and O(job).
     type: str
-  store:
-    description: The artifact store on the controller. The variable artifacts_dir, or artifacts/ beside the roles.
-    type: path
   tools:
     description: Other artifacts that come with the service, such as the program that checks its configuration.
     type: list
@@ -52,9 +49,6 @@ options:
       version:
         description: The version asked for.
         type: str
-  description:
-    description: What C(systemctl status) says of the service.
-    type: str
   args:
     description:
       - The program's command line, an argument each. Those of a list in it follow in its place, and empty ones are left
@@ -127,27 +121,6 @@ options:
     description: Seconds until the service must be ready.
     type: int
     default: 30
-  job:
-    description: The label C(job) of the service's metrics.
-    type: str
-  metrics_keep:
-    description: >-
-      A regular expression over the names of the service's metrics (RE2, the whole name). What does not match is dropped
-      at the scrape.
-    type: str
-    default: .*
-  sample_limit:
-    description: >-
-      How many samples a scrape may have after that. One with more is dropped as a whole, and counts as a service that
-      does not answer.
-    type: int
-    default: 2000
-  series_limit:
-    description: >-
-      How many different series a target may have in 24 hours. New ones beyond that are dropped; those that are known go
-      on.
-    type: int
-    default: 4000
   allow_from:
     description: >-
       Networks (CIDR) that may reach the service. Empty means that it listens on 127.0.0.1 alone. systemd enforces the
@@ -168,6 +141,7 @@ options:
     type: list
     elements: str
     default: [AF_INET, AF_INET6, AF_UNIX]
+extends_documentation_fragment: [roverwatch.fleet.service]
 attributes:
   check_mode:
     support: full

@@ -39,16 +39,10 @@ options:
       - The version as it is pinned in group_vars.
       - Needed for V(present), as are O(description), O(config), O(memory_max), O(port), O(ready_path) and O(job).
     type: str
-  store:
-    description: The artifact store on the controller. The variable artifacts_dir, or artifacts/ beside the roles.
-    type: path
   instances:
     description: How many containers run, each with its own cap, on ports that count up from the first.
     type: int
     default: 1
-  description:
-    description: What C(systemctl status) says of the service.
-    type: str
   args:
     description: Arguments for the image's entry point.
     type: list
@@ -94,27 +88,7 @@ options:
     description: Seconds until an instance must be ready.
     type: int
     default: 30
-  job:
-    description: The label C(job) of the service's metrics.
-    type: str
-  metrics_keep:
-    description: >-
-      A regular expression over the names of the service's metrics (RE2, the whole name). What does not match is dropped
-      at the scrape.
-    type: str
-    default: .*
-  sample_limit:
-    description: >-
-      How many samples a scrape may have after that. One with more is dropped as a whole, and counts as a service that
-      does not answer.
-    type: int
-    default: 2000
-  series_limit:
-    description: >-
-      How many different series a target may have in 24 hours. New ones beyond that are dropped; those that are known go
-      on.
-    type: int
-    default: 4000
+extends_documentation_fragment: [roverwatch.fleet.service]
 attributes:
   check_mode:
     support: full
