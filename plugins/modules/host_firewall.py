@@ -74,7 +74,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import nftables, systemd, units
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import disk, nftables, systemd, units
 
 TOOL = Path("/usr/local/sbin/roverwatch-firewall")
 LOADER = "roverwatch-firewall.service"
@@ -180,11 +180,13 @@ class HostFirewall:
             return result
 
         for file in files_due:
-            units.write(file)
+            disk.write(file.path, file.content, file.mode)
         if files_due or any(state["NeedDaemonReload"] == "yes" for state in states.values()):
             self.run("systemctl", "daemon-reload")
         if units_due:
+            units.clear_enablement(*ENABLED)
             self.run("systemctl", "enable", "--quiet", "--now", *ENABLED)
+            disk.sync(units.UNITS)
         if files_due:
             self.run("systemctl", "restart", TIMER)
         if rules_due:
@@ -245,9 +247,9 @@ class HostFirewall:
             if table:
                 self.run("nft", "delete", *nftables.TABLE.split())
             for path in files:
-                path.unlink()
+                disk.remove(path)
             if DROP_IN in files and not any(DROP_IN.parent.iterdir()):
-                DROP_IN.parent.rmdir()
+                disk.remove(DROP_IN.parent)
             if known:
                 self.run("systemctl", "daemon-reload")
         return {"changed": bool(files) or table}

@@ -54,12 +54,11 @@ restored:
   type: dict
 """
 
-import shutil
 import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backup, health, systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backup, disk, health, systemd
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup_plan import Plan
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import from_bytes
 
@@ -107,14 +106,14 @@ def poll(_: AnsibleModule, plan: Plan) -> dict[str, Any]:
             state["figures"] = backup.judge(run, plan, state["result"])
         except backup.BackupError:
             if not (backup.STAGING / "data").exists():
-                shutil.rmtree(backup.STAGING, ignore_errors=True)
+                disk.remove(backup.STAGING)
             raise
     elif state["progress"]:
         try:
             backup.check_space(state["progress"]["total"] - state["progress"]["done"], backup.DATA, "the backup")
         except backup.BackupError:
             subprocess.run(["systemctl", "stop", run.unit], check=False)
-            shutil.rmtree(backup.STAGING)
+            disk.remove(backup.STAGING)
             raise
     return state
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import units
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import disk
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -173,7 +173,7 @@ class HubCertificates:
     def _write(self, path: Path, pem: bytes, mode: int, why: str) -> None:
         self.made.append(f"{path}: {why}")
         if not self.only_say:
-            units.write(units.File(path, pem.decode(), mode))
+            disk.write(path, pem, mode)
 
     def _mode(self, path: Path, mode: int) -> None:
         if not path.exists():

@@ -106,6 +106,13 @@ esac
 """
 
 
+# That of the machine underneath would wait for all that others write to its disk. The state of that moment is kept.
+SYNC = r"""
+echo "sync $*" >> "$FAKE/calls"
+cp "$ROOT/var/lib/roverwatch/release/state.json" "$FAKE/state-at-sync"
+"""
+
+
 def load() -> ModuleType:
     """The tool as a module; it has no suffix, and leaves no bytecode beside it."""
     loader = SourceFileLoader("roverwatch_release", str(TOOL))
@@ -130,7 +137,7 @@ class Robot:
         programs = folder / "bin"
         for made in (self.root, programs, self.fake / "units", self.fake / "deaf"):
             made.mkdir(parents=True)
-        texts = {"systemctl": SYSTEMCTL, "systemd-run": SYSTEMD_RUN, "nft": NFT, "podman": PODMAN}
+        texts = {"systemctl": SYSTEMCTL, "systemd-run": SYSTEMD_RUN, "nft": NFT, "podman": PODMAN, "sync": SYNC}
         for name, text in texts.items():
             program = programs / name
             program.write_text(f"#!/bin/sh\nFAKE={self.fake} ROOT={self.root}\n{text}")

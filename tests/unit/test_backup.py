@@ -321,6 +321,7 @@ def end(hub: Hub, metrics: Path, **outcome: str) -> None:
     """End a backup as systemd does."""
     run = hub.run["backup"]
     task = {"folder": run.folder, "log": run.log, "result": run.result, "metrics": metrics, "url": hub.url}
+    task["written"] = hub.plan.directory
     command = [sys.executable, backup_end.__file__, json.dumps({key: str(value) for key, value in task.items()})]
     subprocess.run(command, check=True, env={**os.environ, **outcome})
 

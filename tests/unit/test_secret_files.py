@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from roverwatch import disk
 from roverwatch.secret_files import GENERATION, SecretFiles
 
 ME = os.getuid()
@@ -70,17 +71,17 @@ def test_a_run_that_was_cut_off_is_seen_by_the_next(tmp_path, monkeypatch):
     """Or the process would keep the old ones: it is restarted if its generation is not the one on the disk."""
     first = put(secrets(tmp_path, mqtt="hunter2"))
     changed = secrets(tmp_path, mqtt="hunter3")
-    write = SecretFiles._write
+    write = disk.write
     written = []
 
-    def cut_off(self: SecretFiles, path: Path, text: str) -> None:
+    def cut_off(path: Path, text: str, mode: int, owner: int) -> None:
         if written:
             raise KeyboardInterrupt
         written.append(path)
-        write(self, path, text)
+        write(path, text, mode, owner)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(SecretFiles, "_write", cut_off)
+        patch.setattr(disk, "write", cut_off)
         changed.write(changed.generation())
     assert put(changed) != first
 

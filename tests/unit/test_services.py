@@ -45,6 +45,8 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setattr(services.units, "UNITS", tmp_path / "units")
     monkeypatch.setattr(services.units, "CONFIG", tmp_path / "etc")
     monkeypatch.setattr(services.systemd, "show", lambda *_: {"ActiveState": "inactive"})
+    # The disk of the machine underneath would be waited for, with all that others write to it.
+    monkeypatch.setattr(services.disk, "sync", lambda *_: None)
     services.units.UNITS.mkdir()
     return services
 
@@ -96,7 +98,7 @@ def test_it_says_what_is_missing_then_installs_then_is_content(module, capsys, s
     assert (brought["changed"], brought["version"], brought["path"]) == (True, "1.0", str(target))
     assert target.read_bytes() == CONTENT
     assert target.stat().st_mode & 0o777 == 0o755
-    assert list(target.parent.iterdir()) == [target]
+    assert sorted(path.name for path in target.parent.iterdir()) == [places.installed.RECORD, "vmagent"]
 
     assert not ask(module, capsys, entry())["changed"]
 
@@ -128,7 +130,7 @@ def test_another_architectures_artifact_is_not_this_machines(module, capsys):
 
 
 def test_an_image_needs_its_engine(places, staged, monkeypatch):
-    monkeypatch.setattr(places.installed.shutil, "which", lambda _: None)
+    monkeypatch.setattr(places.engine.shutil, "which", lambda _: None)
     image = entry(kind="image", reference="localhost/roverwatch/vmagent:1.0", image_id="sha256:1")
     with pytest.raises(places.installed.ArtifactError, match="vmagent is an image, and there is no podman on this"):
         places.installed.ensure({"vmagent": {ARCH: image}}, {"vmagent": str(staged)}, "podman", False)

@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from . import backup_end, health, probe, systemd, units
+from . import backup_end, disk, health, probe, systemd, units
 from .backup_plan import LATEST, Plan
 from .sizes import from_bytes
 from .unit_text import PROTECT_CLOCK, SANDBOX
@@ -221,8 +221,7 @@ def check_directory(plan: Plan, make: bool) -> None:
                 )
             )
         if make:
-            top.mkdir(mode=0o700)
-            _own(top)
+            _make_directory(top, 0o700)
     elif not may("-w", top):
         raise BackupError(
             "backup_destination is {}, where the user {} may not write: chown {} {}, or give another directory".format(
@@ -281,9 +280,10 @@ def _directory_of(plan: Plan, name: str) -> Path:
     return Path(plan.place(name)[len("fs://") :])
 
 
-def _own(path: Path) -> None:
+def _make_directory(path: Path, mode: int) -> None:
+    """Have a directory of the services' user."""
     user = pwd.getpwnam(USER)
-    os.chown(str(path), user.pw_uid, user.pw_gid)
+    disk.make_directory(path, mode, user.pw_uid, user.pw_gid)
 
 
 # --- a run -------------------------------------------------------------------------------------------------
@@ -341,14 +341,17 @@ def properties(run: Run, plan: Plan, writable: Sequence[Path], ending: str, with
     return [*found, *_SANDBOX]
 
 
-def ending(run: Run, url: str) -> str:
-    """The command line that writes down how the run ended."""
+def ending(run: Run, url: str, written: str) -> str:
+    """The command line that writes down how the run ended. `written` is the directory that it writes to, if there is
+    one here.
+    """
     task = {
         "folder": str(run.folder),
         "log": str(run.log),
         "result": str(run.result),
         "metrics": str(METRICS) if run is BACKUP else "",
         "url": url if run is BACKUP else "",
+        "written": written,
     }
     quoted = json.dumps(task, separators=(",", ":"))
     return "{} {} '{}'".format(sys.executable, run.folder / "end.py", quoted)
@@ -356,23 +359,24 @@ def ending(run: Run, url: str) -> str:
 
 def start(run: Run, plan: Plan, program: str, url: str, credentials: str) -> None:
     """Start it, and come back once it runs."""
-    run.state.mkdir(mode=0o700, exist_ok=True)
-    run.result.unlink(missing_ok=True)
-    run.folder.mkdir(mode=0o700, exist_ok=True)
+    disk.make_directory(run.state, 0o700)
+    disk.remove(run.result)
+    disk.make_directory(run.folder, 0o700)
     try:
-        (run.folder / "end.py").write_text(inspect.getsource(backup_end))
-        backup_end.replace(run.log, "", 0o600)
-        backup_end.replace(run.place, plan.place(), 0o600)
+        disk.write(run.folder / "end.py", inspect.getsource(backup_end))
+        disk.write(run.folder / "disk.py", inspect.getsource(disk))
+        disk.write(run.log, "", 0o600)
+        disk.write(run.place, plan.place(), 0o600)
         if credentials:
-            backup_end.replace(run.folder / "credentials", credentials, 0o400)
-            _own(run.folder / "credentials")
+            disk.write(run.folder / "credentials", credentials, 0o400, pwd.getpwnam(USER).pw_uid)
         if run.kind == "backup":
             writable, data = [Path(plan.directory)] if plan.scheme == "fs" else [], DATA
         else:
             writable, data = [STAGING], STAGING
         command = ["systemd-run", "--quiet", "--collect", "--unit=" + run.unit, "--slice=" + units.SLICE]
         command += ["--service-type=exec", "--description=Roverwatch: {} of VictoriaMetrics".format(run.kind)]
-        given = properties(run, plan, writable, ending(run, url), bool(credentials))
+        end = ending(run, url, str(writable[0]) if writable else "")
+        given = properties(run, plan, writable, end, bool(credentials))
         command += ["--property=" + each for each in given]
         command += [program, *arguments(run, plan, url, CREDENTIALS if credentials else "", data)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -454,9 +458,8 @@ def way_back() -> str:
 def make_staging(plan: Plan, run: Run = RESTORE) -> None:
     """The directory that is restored into. What an interrupted run of the same backup brought there stays."""
     if STAGING.exists() and (not run.place.exists() or run.place.read_text() != plan.place()):
-        shutil.rmtree(STAGING)
-    STAGING.mkdir(mode=0o750, exist_ok=True)
-    _own(STAGING)
+        disk.remove(STAGING)
+    _make_directory(STAGING, 0o750)
 
 
 def swap(url: str) -> dict[str, Any]:
@@ -476,15 +479,15 @@ def swap(url: str) -> dict[str, Any]:
     kept = DATA.exists()
     _systemctl("stop")
     if kept:
-        DATA.rename(KEPT)
-    STAGING.rename(DATA)
+        disk.rename(DATA, KEPT)
+    disk.rename(STAGING, DATA)
     try:
         seconds = _start(url)
     except BackupError as error:
         _systemctl("stop")
-        DATA.rename(STAGING)
+        disk.rename(DATA, STAGING)
         if kept:
-            KEPT.rename(DATA)
+            disk.rename(KEPT, DATA)
         _systemctl("start")
         raise BackupError(
             "VictoriaMetrics does not start on what was restored, and has its old data again: {0}. What was restored "

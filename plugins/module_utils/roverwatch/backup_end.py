@@ -1,7 +1,7 @@
 """What a run of vmbackup or vmrestore came to, read from its log; and what is left to do when it has ended.
 
 systemd starts a copy of this file as `ExecStopPost`, also when the controller has gone away meanwhile. So it imports
-nothing of the collection.
+nothing of the collection but `disk`, of which a copy lies beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+try:
+    from . import disk
+except ImportError:  # the copy
+    import disk  # type: ignore[import-not-found,no-redef]
 
 _FIGURES = (
     re.compile(
@@ -93,27 +98,21 @@ def metrics(when: float, size: float) -> str:
     ).format(when, size)
 
 
-def replace(path: Path, text: str, mode: int) -> None:
-    """Put a text in place at once: a reader sees the old one or the new one."""
-    arriving = path.with_name("." + path.name + ".new")
-    with arriving.open("w") as stream:
-        os.fchmod(stream.fileno(), mode)
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    arriving.replace(path)
-
-
 def finish(task: dict[str, str], outcome: dict[str, str], now: float) -> None:
-    """Write down how a run ended. `task` has paths and, for a backup, `metrics` and `url`; `outcome` is systemd's."""
+    """Write down how a run ended. `task` has paths and, for a backup, `metrics` and `url`; `outcome` is systemd's.
+
+    What the run wrote, in `written` if that is a directory here, is on the disk before anything says that it is there.
+    """
     # Nothing of it is needed any more, and the credentials must not stay.
     shutil.rmtree(task["folder"], ignore_errors=True)
     log = Path(task["log"]).read_text(errors="replace")
     done = figures(log)
     success = outcome["result"] == "success"
+    if success and task["written"]:
+        disk.sync(Path(task["written"]))
     if success and done and task["metrics"]:
-        replace(Path(task["metrics"]), metrics(now, done["bytes"]), 0o644)
-    replace(Path(task["result"]), json.dumps({**outcome, **done, "error": error(log), "finished": now}), 0o600)
+        disk.write(Path(task["metrics"]), metrics(now, done["bytes"]))
+    disk.write(Path(task["result"]), json.dumps({**outcome, **done, "error": error(log), "finished": now}), 0o600)
     left = snapshot_left(log)
     if left and task["url"]:
         delete_snapshot(task["url"], left)

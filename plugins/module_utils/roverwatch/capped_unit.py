@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set
 
-from . import cgroup, installed, probe, secret_files, systemd, units
+from . import cgroup, disk, engine, probe, secret_files, systemd, units
 
 PROPERTIES = ["ActiveState", "SubState", "MainPID", "UnitFileState", "NeedDaemonReload", "Result"]
 # A service that is not coming up is restarted by systemd meanwhile; more often than this means that it will not.
@@ -107,10 +107,11 @@ class CappedUnit:
         if self.secrets and self.secrets_due:
             self.secrets.write(self.generation)
         for file in self.due:
-            units.write(file)
+            disk.write(file.path, file.content, file.mode)
         if self.due or self.before["NeedDaemonReload"] == "yes":
             _systemctl("daemon-reload", journal_of=self.name)
         if self.before["UnitFileState"] != "enabled":
+            units.clear_enablement(self.name)
             _systemctl("enable", self.name, journal_of=self.name)
         if self.restart:
             _systemctl("restart", self.name, journal_of=self.name)
@@ -118,7 +119,7 @@ class CappedUnit:
             _systemctl("start", self.name, journal_of=self.name)
         proof = self._prove()
         for path in self.replaced:
-            path.unlink()
+            disk.remove(path)
         return proof
 
     # what is wanted
@@ -191,7 +192,7 @@ class CappedUnit:
         """Whether what the unit starts is on the machine."""
         if self.service["kind"] == "binary":
             return Path(self.service["exe"]).exists()
-        return installed.image_id(self.service["engine"], self.service["image"]) is not None
+        return engine.image_id(self.service["engine"], self.service["image"]) is not None
 
     def _prove(self) -> Dict[str, Any]:
         """Wait until the service is ready; assert that what runs is what was asked for."""
@@ -245,10 +246,7 @@ class UnwantedUnit:
         if self.known:
             _systemctl("disable", "--now", self.name, journal_of=self.name)
         for path in self.there:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            disk.remove(path)
         if self.known:
             _systemctl("daemon-reload", journal_of=self.name)
             _run(["systemctl", "reset-failed", self.name])

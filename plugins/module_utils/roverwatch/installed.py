@@ -1,24 +1,28 @@
-"""Artifacts on a machine: verified by the machine itself, beside what runs, in place at once.
+"""Artifacts on a machine: verified by the machine itself, beside what runs, in place at once, and on the disk.
 
 An *entry* is a line of the store's manifest (`store.Entry.to_dict`). A binary lands in
 ``/opt/roverwatch/<name>/<version>/<name>``; an image is loaded into the container engine under its own tag.
+
+What was found whole, and has reached the disk, is written down beside it (`RECORD`). It is believed for as long as the
+machine has not started anew: nothing empties files in the middle of a boot. In the next one it is read again, once.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 import platform
 import shutil
-import subprocess
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from . import disk, engine
 from .store import sha256_file
 
 ROOT = Path("/opt/roverwatch")
+RECORD = "installed.json"
 IMAGE_PREFIX = "localhost/roverwatch/"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class ArtifactError(Exception):
@@ -37,23 +41,65 @@ def binary_path(entry: Mapping[str, str]) -> Path:
     return ROOT / entry["name"] / entry["version"] / entry["name"]
 
 
-def image_id(engine: Optional[str], reference: str) -> Optional[str]:
-    """The identifier of an image in the engine, or None where the image or the engine is not there."""
-    if engine is None or not shutil.which(engine):
-        return None
-    inspect = [engine, "image", "inspect", reference]
-    done = subprocess.run(inspect, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        return None
-    found: str = json.loads(done.stdout)[0]["Id"]
-    return "sha256:" + found.removeprefix("sha256:")
+def is_whole(entry: Mapping[str, str], container_engine: Optional[str], check_mode: bool) -> bool:
+    """Whether an artifact is there with all of its content."""
+    seen = _look(entry, container_engine)
+    if seen is None:
+        return False
+    if _recorded(entry) == seen:
+        return True
+    try:
+        _read(entry, container_engine)
+    except engine.Damaged:
+        return False
+    if not check_mode:
+        _record(entry, container_engine, seen)
+    return True
 
 
-def is_there(entry: Mapping[str, str], engine: Optional[str]) -> bool:
+def _look(entry: Mapping[str, str], container_engine: Optional[str]) -> Optional[Dict[str, Any]]:
+    """What can be seen of an artifact without reading it, and the boot in which it was; None where it is not there."""
+    seen: Dict[str, Any] = {"boot_id": BOOT_ID.read_text().strip(), "sha256": entry["sha256"]}
     if entry["kind"] == "image":
-        return image_id(engine, entry["reference"]) == entry["image_id"]
+        found = engine.image_id(container_engine, entry["reference"])
+        return {**seen, "engine": container_engine, "image_id": found} if found == entry["image_id"] else None
     path = binary_path(entry)
-    return path.is_file() and sha256_file(path) == entry["sha256"]
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return {**seen, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
+
+
+def _read(entry: Mapping[str, str], container_engine: Optional[str]) -> None:
+    """Compare its content with what it has to be. Raises engine.Damaged."""
+    if entry["kind"] == "image":
+        assert container_engine is not None
+        engine.check(container_engine, entry["reference"])
+    else:
+        found = sha256_file(binary_path(entry))
+        if found != entry["sha256"]:
+            raise engine.Damaged("its sha256 is {}".format(found))
+
+
+def _record_path(entry: Mapping[str, str]) -> Path:
+    return ROOT / entry["name"] / entry["version"] / RECORD
+
+
+def _recorded(entry: Mapping[str, str]) -> Any:
+    try:
+        return json.loads(_record_path(entry).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _record(entry: Mapping[str, str], container_engine: Optional[str], seen: Mapping[str, Any]) -> None:
+    """Write down that it is whole, after it is on the disk."""
+    if entry["kind"] == "image":
+        assert container_engine is not None
+        disk.sync(*engine.storage(container_engine))
+    else:
+        disk.sync(binary_path(entry))
+    disk.write(_record_path(entry), json.dumps(seen, indent=2) + "\n")
 
 
 def _properties(entry: Mapping[str, str]) -> Dict[str, str]:
@@ -66,14 +112,14 @@ def _properties(entry: Mapping[str, str]) -> Dict[str, str]:
 def ensure(
     candidates: Mapping[str, Mapping[str, Mapping[str, str]]],
     staged: Mapping[str, str],
-    engine: Optional[str],
+    container_engine: Optional[str],
     check_mode: bool,
 ) -> Tuple[Dict[str, Dict[str, str]], List[str]]:
     """Have every artifact on the machine: the properties of each by name, and the names of those that were not there.
 
     `candidates` are entries by name and architecture, `staged` are files that were brought, by name. Raises Lacking
-    where one is neither there nor brought (`missing`) or where the store has none for the machine (`unknown`), and
-    ArtifactError.
+    where one is neither there nor brought (`missing`) or where the store has none for the machine (`unknown`),
+    ArtifactError and engine.EngineError.
     """
     arch = platform.machine()
     unknown = [name for name, known in candidates.items() if arch not in known]
@@ -81,14 +127,18 @@ def ensure(
         raise Lacking(arch=arch, unknown=unknown)
     entries = {name: known[arch] for name, known in candidates.items()}
     for name, path in staged.items():
-        _install(entries[name], engine, Path(path))
-    missing = [name for name, entry in entries.items() if name not in staged and not is_there(entry, engine)]
+        _install(entries[name], container_engine, Path(path))
+    missing = [
+        name
+        for name, entry in entries.items()
+        if name not in staged and not is_whole(entry, container_engine, check_mode)
+    ]
     if missing and not check_mode:
         raise Lacking(arch=arch, missing=missing)
     return {name: _properties(entry) for name, entry in entries.items()}, [*staged, *missing]
 
 
-def _install(entry: Mapping[str, str], engine: Optional[str], staged: Path) -> None:
+def _install(entry: Mapping[str, str], container_engine: Optional[str], staged: Path) -> None:
     """Put a file that was brought in place. Raises ArtifactError, with nothing changed, if it is another one."""
     found = sha256_file(staged)
     if found != entry["sha256"]:
@@ -98,60 +148,60 @@ def _install(entry: Mapping[str, str], engine: Optional[str], staged: Path) -> N
             )
         )
     if entry["kind"] == "image":
-        _load_image(entry, engine, staged)
+        _load_image(entry, container_engine, staged)
     else:
-        _install_binary(entry, staged)
+        disk.copy(staged, binary_path(entry), 0o755)
+    seen = _look(entry, container_engine)
+    assert seen is not None
+    _record(entry, container_engine, seen)
 
 
-def _install_binary(entry: Mapping[str, str], staged: Path) -> None:
-    target = binary_path(entry)
-    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    arriving = target.with_name(target.name + ".new")
-    with staged.open("rb") as source, arriving.open("wb") as sink:
-        shutil.copyfileobj(source, sink, 1 << 20)
-        os.fsync(sink.fileno())
-    arriving.chmod(0o755)
-    arriving.replace(target)
-
-
-def _load_image(entry: Mapping[str, str], engine: Optional[str], staged: Path) -> None:
-    if engine is None or not shutil.which(engine):
+def _load_image(entry: Mapping[str, str], container_engine: Optional[str], staged: Path) -> None:
+    if container_engine is None or not engine.is_there(container_engine):
         raise ArtifactError(
-            "{} is an image, and there is no {} on this machine".format(entry["name"], engine or "engine")
+            "{} is an image, and there is no {} on this machine".format(entry["name"], container_engine or "engine")
         )
     # Unpacked here: podman 4.3 on Debian 12 does not know a compressed archive from a broken one. It lies beside the
     # staged file, in the directory that Ansible removes.
     archive = staged.with_name(staged.name + ".tar")
     with gzip.open(staged) as packed, archive.open("wb") as unpacked:
         shutil.copyfileobj(packed, unpacked, 1 << 20)
-    _output([engine, "load", "--input", str(archive)])
-    found = image_id(engine, entry["reference"])
-    if found != entry["image_id"]:
+    reference, wanted = entry["reference"], entry["image_id"]
+    engine.load(container_engine, archive, reference, wanted)
+    try:
+        found = _opened(container_engine, reference)
+    except engine.Damaged:
+        # A layer of it was there already, emptied by a power cut, and other versions stand on it as well.
+        engine.remove(container_engine, engine.ids(container_engine, IMAGE_PREFIX + entry["name"]))
+        engine.load(container_engine, archive, reference, wanted)
+        try:
+            found = _opened(container_engine, reference)
+        except engine.Damaged as error:
+            raise ArtifactError(
+                "{0} has loaded {1}, and does not keep it whole: {2}. Images of others share its layers, or the disk "
+                "fails: see dmesg, and the runbook's section on power cuts".format(container_engine, reference, error)
+            ) from error
+    if found != wanted:
         raise ArtifactError(
-            "{} loaded {} as {}, but the manifest says {}".format(engine, entry["reference"], found, entry["image_id"])
+            "{} loaded {} as {}, but the manifest says {}".format(container_engine, reference, found, wanted)
         )
 
 
-def remove(name: str, engine: Optional[str], check_mode: bool) -> bool:
+def _opened(container_engine: str, reference: str) -> Optional[str]:
+    """The id of an image, of which all was read. Raises engine.Damaged."""
+    engine.check(container_engine, reference)
+    return engine.image_id(container_engine, reference)
+
+
+def remove(name: str, container_engine: Optional[str], check_mode: bool) -> bool:
     """Remove every version of an artifact; says whether there was any."""
     folder = ROOT / name
     images: List[str] = []
-    if engine and shutil.which(engine):
-        listed = _output(
-            [engine, "image", "ls", "--quiet", "--no-trunc", "--filter", "reference=" + IMAGE_PREFIX + name]
-        )
-        images = sorted(set(listed.split()))
+    if container_engine and engine.is_there(container_engine):
+        images = engine.ids(container_engine, IMAGE_PREFIX + name)
     found = folder.exists() or bool(images)
     if not check_mode:
-        if folder.exists():
-            shutil.rmtree(folder)
-        if engine and images:
-            _output([engine, "image", "rm", "--force", *images])
+        if container_engine and images:
+            engine.remove(container_engine, images)
+        disk.remove(folder)
     return found
-
-
-def _output(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ArtifactError("{}: {}".format(" ".join(command), done.stderr.strip()))
-    return done.stdout

@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping
 
-from . import systemd, units
+from . import disk, systemd, units
 
 # What is wanted, as an option of a module.
 SPEC = {
@@ -27,7 +27,6 @@ SPEC = {
     },
     "enabled": {"type": "list", "elements": "str", "default": []},
 }
-DIRECTORY_MODE = 0o755
 
 
 def look(wanted: Mapping[str, Any]) -> Dict[str, Any]:
@@ -56,15 +55,16 @@ def apply(wanted: Mapping[str, Any], systemctl: Callable[..., None]) -> None:
     """Make it so. Cut off anywhere, the next `look` sees what is missing."""
     due = look(wanted)
     for path in due["directories"]:
-        Path(path).mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        Path(path).chmod(DIRECTORY_MODE)
+        disk.make_directory(Path(path))
     for file in wanted["files"]:
         if file["path"] in due["files"]:
-            units.write(units.File(Path(file["path"]), file["content"], int(file["mode"], 8)))
+            disk.write(Path(file["path"]), file["content"], int(file["mode"], 8))
     if due["reload"] or any(Path(path).name in _units(wanted) for path in due["files"]):
         systemctl("daemon-reload")
     if due["enabled"]:
+        units.clear_enablement(*due["enabled"])
         systemctl("enable", "--quiet", "--now", *due["enabled"])
+        disk.sync(units.UNITS)
 
 
 def _units(wanted: Mapping[str, Any]) -> List[str]:
@@ -74,7 +74,7 @@ def _units(wanted: Mapping[str, Any]) -> List[str]:
 
 
 def _is_directory(path: Path) -> bool:
-    return path.is_dir() and path.stat().st_mode & 0o7777 == DIRECTORY_MODE
+    return path.is_dir() and path.stat().st_mode & 0o7777 == disk.DIRECTORY_MODE
 
 
 def _is_right(file: Mapping[str, Any]) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, List, Mapping
+
+from . import disk
 
 # A random text that is new whenever a secret is. It stands for them in the unit, which everybody can read: from a
 # hash, a short password would be found by trying.
@@ -53,27 +54,14 @@ class SecretFiles:
     def write(self, generation: str) -> None:
         """Put them in place. The generation goes first, so that the next run sees where this one was cut off."""
         if not self.values:
-            if self.directory.exists():
-                shutil.rmtree(self.directory)
+            disk.remove(self.directory)
             return
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.directory.chmod(0o700)
-        os.chown(self.directory, self.owner, -1)
+        disk.make_directory(self.directory, 0o700, self.owner)
         for name, text in {GENERATION: generation, **self.values}.items():
-            self._write(self.directory / name, text)
+            disk.write(self.directory / name, text, 0o400, self.owner)
         for path in self.directory.iterdir():
             if path.name not in (GENERATION, *self.values):
-                path.unlink()
-
-    def _write(self, path: Path, text: str) -> None:
-        arriving = path.with_name("." + path.name + ".new")
-        with arriving.open("wb") as stream:
-            os.fchmod(stream.fileno(), 0o400)  # before there is anything to read in it
-            os.fchown(stream.fileno(), self.owner, -1)
-            stream.write(text.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        arriving.replace(path)
+                disk.remove(path)
 
     def _is_right(self, name: str) -> bool:
         path = self.directory / name

@@ -7,13 +7,12 @@ lacks, having changed nothing, and is called again with the files (`staged`).
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from . import capped_unit, installed, sizes, systemd, units
+from . import capped_unit, disk, engine, installed, sizes, systemd, units
 
 # What the instances of a service are, from what the machine has of each artifact (`installed.properties`).
 Instances = Callable[[Mapping[str, Mapping[str, str]]], Sequence[Mapping[str, Any]]]
@@ -40,6 +39,10 @@ SPEC: Dict[str, Dict[str, Any]] = {
 }
 # Present needs all of these.
 REQUIRED_IF = [("state", "present", ("description", "version", "memory_max", "port", "ready_path", "job"))]
+
+
+# What a service is made of lies here; the last of it, the link that enables a unit, is systemd's to write.
+WRITTEN = (units.UNITS, units.CONFIG, installed.ROOT)
 
 
 def config_dir(name: str) -> Path:
@@ -74,13 +77,15 @@ def scrape(wanted: Mapping[str, Any], port: int) -> Dict[str, Any]:
     }
 
 
-def present(params: Mapping[str, Any], engine: Optional[str], instances: Instances, check_mode: bool) -> Dict[str, Any]:
+def present(
+    params: Mapping[str, Any], container_engine: Optional[str], instances: Instances, check_mode: bool
+) -> Dict[str, Any]:
     """Make every instance run exactly what its unit and files say, one after the other, and remove the others.
 
     All files and units that differ are validated first: where one is invalid, none is changed. Raises what
     installed.ensure does, capped_unit.Refused and systemd.SystemdError.
     """
-    properties, brought = installed.ensure(params["candidates"], params["staged"], engine, check_mode)
+    properties, brought = installed.ensure(params["candidates"], params["staged"], container_engine, check_mode)
     wanted = [capped_unit.CappedUnit(instance, check_mode) for instance in instances(properties)]
     for unit in wanted:
         unit.validate()
@@ -101,11 +106,13 @@ def present(params: Mapping[str, Any], engine: Optional[str], instances: Instanc
     result["instances"] = {unit.name: unit.apply() for unit in wanted}
     for other in unwanted:
         other.apply()
+    if result["changed"]:
+        disk.sync(*WRITTEN)
     return result
 
 
 def absent(
-    params: Mapping[str, Any], artifacts: Sequence[str], engine: Optional[str], check_mode: bool
+    params: Mapping[str, Any], artifacts: Sequence[str], container_engine: Optional[str], check_mode: bool
 ) -> Dict[str, Any]:
     """Remove every instance, what belongs to them, and every version of the artifacts."""
     own = config_dir(params["name"])
@@ -116,10 +123,11 @@ def absent(
     if not check_mode:
         for unit in unwanted:
             unit.apply()
-        if there:
-            shutil.rmtree(own)
+        disk.remove(own)
     for name in artifacts:
-        changed = installed.remove(name, engine, check_mode) or changed
+        changed = installed.remove(name, container_engine, check_mode) or changed
+    if changed and not check_mode:
+        disk.sync(*WRITTEN)
     return {"changed": changed}
 
 
@@ -129,5 +137,5 @@ def run(module: AnsibleModule, work: Callable[[], Dict[str, Any]]) -> None:
         module.exit_json(**work())
     except installed.Lacking as lacking:
         module.exit_json(**lacking.answer)
-    except (installed.ArtifactError, capped_unit.Refused, systemd.SystemdError) as error:
+    except (installed.ArtifactError, engine.EngineError, capped_unit.Refused, systemd.SystemdError) as error:
         module.fail_json(msg="{}: {}".format(module.params["name"], error))

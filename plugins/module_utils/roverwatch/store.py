@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -22,6 +21,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from . import disk
 
 SCHEMA = 1
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -194,13 +195,13 @@ class Store:
                 f"expected sha256 {entry.sha256}, found {found}"
             )
         staged_file.chmod(0o755 if entry.kind == "binary" else 0o644)
-        _sync(staged_file)
+        disk.fsync(staged_file)
         with self._locked():
             kept = [other for other in self.entries() if not _replaces(entry, other)]
             target = self.path(entry)
             target.parent.mkdir(parents=True, exist_ok=True)
             staged_file.replace(target)
-            _sync(target.parent)
+            disk.fsync(target.parent)
             self._write([*kept, entry])
 
     @contextlib.contextmanager
@@ -220,11 +221,7 @@ class Store:
 
     def _write(self, entries: list[Entry]) -> None:
         text = json.dumps({"schema": SCHEMA, "artifacts": [entry.to_dict() for entry in entries]}, indent=2) + "\n"
-        temporary = self.manifest.with_name("manifest.json.new")
-        temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
-        temporary.replace(self.manifest)
-        _sync(self.root)
+        disk.write(self.manifest, text)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -246,12 +243,3 @@ def _replaces(new: Entry, old: Entry) -> bool:
         old.arch,
     )
     return same or (new.file == old.file and new.sha256 != old.sha256)
-
-
-def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's names, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from . import disk, systemd
 
 CONFIG = Path("/etc/roverwatch")
 UNITS = Path("/etc/systemd/system")
@@ -117,21 +118,16 @@ def current(file: File) -> Optional[Dict[str, Any]]:
     }
 
 
-def write(file: File) -> None:
-    """Put it in place as a whole; when this returns, it is on the disk."""
-    file.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    arriving = file.path.with_name("." + file.path.name + ".new")
-    with arriving.open("w", encoding="utf-8") as stream:
-        os.fchmod(stream.fileno(), file.mode)  # before there is anything to read in it
-        stream.write(file.content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    arriving.replace(file.path)
-    directory = os.open(file.path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # its new name, too
-    finally:
-        os.close(directory)
+def clear_enablement(*names: str) -> None:
+    """Remove what lies where the link that enables a unit has to be, and is none: `systemctl enable` would end there.
+
+    systemd does not wait for the disk when it makes the link. What a check of the file system put there after a power
+    cut is nobody's.
+    """
+    for name in names:
+        for path in UNITS.glob("*.wants/" + systemd.full_name(name)):
+            if not path.is_symlink():
+                disk.remove(path)
 
 
 def first_process(scope: Path) -> Optional[int]:
