@@ -85,6 +85,8 @@ class ActionModule(ActionBase):
         """The module's answer, on a machine without nftables once it is there."""
         found: dict[str, Any] = self._execute_module(MODULE, module_args=asked, task_vars=task_vars)
         if found.get("missing"):
+            # A power cut may have interrupted dpkg, and apt would refuse to go on.
+            self._low_level_execute_command("dpkg --configure --pending")
             found = self._execute_module("ansible.legacy.apt", module_args=PACKAGE, task_vars=task_vars)
             if not found.get("failed") and not found.get("unreachable"):
                 found = self._execute_module(MODULE, module_args=asked, task_vars=task_vars)

@@ -1,6 +1,6 @@
 """What is written has reached the disk: it is there also when the power goes in the next second.
 
-`write`, `copy`, `make_directory`, `remove` and `rename` return when that is so. What another program has written (a container
+`write`, `copy`, `make_directory`, `remove` and `rename` return when that is so. What another program has written (an
 engine, systemd, vmbackup) is followed by `sync`, before anything says that it is there.
 
 It imports nothing of the collection: what ends a backup has a copy of it.
