@@ -21,7 +21,7 @@ import releases
 from fleet import ROOT, container, docker, eventually, playbook
 
 ROBOT, HUB = "robot-1", "hub-1"
-# Five moments in all; with `make soak` ten of each kind.
+# Of each kind.
 MOMENTS = 10 if fleet.SOAK else 1
 SEED = 20261128
 BACKUP = ["-e", "backup_destination=fs:///var/lib/backups"]
@@ -42,6 +42,11 @@ def report() -> Iterator[list[dict[str, Any]]]:
     yield lines
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(lines, indent=2) + "\n")
+
+
+def drawn(moments: list[power.Moment]) -> list[power.Moment]:
+    """Those of the middle; with `make soak` the one of the end, too."""
+    return moments if fleet.SOAK else moments[:MOMENTS]
 
 
 class Cut:
@@ -118,7 +123,7 @@ def provisioned(deployed: dict[str, list[power.Moment]]) -> dict[str, Path]:
 
 
 def test_a_hub_in_the_middle_of_its_deployment(deployed, provisioned, report):
-    for moment in deployed[HUB][: None if fleet.SOAK else 1]:
+    for moment in drawn(deployed[HUB]):
         cut = Cut(moment, report)
         cut.expect_what_was_said()
         cut.repair()
@@ -136,23 +141,27 @@ def status(robot: str) -> dict[str, Any]:
     return found
 
 
-def test_a_robot_in_the_middle_of_an_update_goes_back_by_itself(provisioned, report):
+def test_a_robot_in_the_middle_of_an_update_or_of_its_rollback_ends_it_by_itself(provisioned, report):
     """Of its image and a binary. The old ones run again without the controller; the new ones if they were confirmed."""
     made = releases.prepare()
     arguments = [*made["sensor_good"], *made["vmagent_good"], "--extra-vars", json.dumps(UPDATE), "--limit", ROBOT]
     power.start_from(ROBOT, provisioned[ROBOT])
     forget_rollouts()
-    camera = power.Camera("update", [ROBOT], MOMENTS, SEED)
-    run = camera.watch("rolling_update.yml", *arguments)
+    update = power.Camera("update", [ROBOT], MOMENTS, SEED)
+    run = update.watch("rolling_update.yml", *arguments)
     assert run.rc == 0, run.output[-6000:]
-    for moment in camera.moments[ROBOT][: None if fleet.SOAK else 1]:
+    rollback = power.Camera("rollback", [ROBOT], MOMENTS, SEED)
+    run = rollback.watch("rollback.yml", "--limit", ROBOT)
+    assert run.rc == 0, run.output[-6000:]
+    forget_rollouts()
+    for moment in [*drawn(update.moments[ROBOT]), *drawn(rollback.moments[ROBOT])]:
         cut = Cut(moment, report)
         assert eventually(is_settled, HEALTHY_SECONDS), status(ROBOT)
         cut.line["state"] = status(ROBOT)["state"]
         cut.expect_health()
         cut.expect_what_was_said()
-        cut.repair()
-    forget_rollouts()
+        if fleet.SOAK:
+            cut.repair()
 
 
 def is_settled() -> bool:
@@ -168,7 +177,7 @@ def test_a_robot_in_the_middle_of_being_decommissioned(provisioned, report):
     camera = power.Camera("decommission", [ROBOT], MOMENTS, SEED)
     run = camera.watch("decommission.yml", "-e", "decommission_confirm=yes", "--limit", ROBOT)
     assert run.rc == 0, run.output[-6000:]
-    for moment in camera.moments[ROBOT][: None if fleet.SOAK else 1]:
+    for moment in drawn(camera.moments[ROBOT]):
         cut = Cut(moment, report)
         cut.moment.ended = []  # What was said is that things are gone.
         cut.expect_what_was_said()
