@@ -39,6 +39,19 @@ def inventory(robots: int) -> str:
 
 def site(robots: int, group: str = "robots", **environment: str) -> Run:
     """Run site.yml on the robots of a fleet that has nothing to do, or on its hub."""
+    return run("playbooks/site.yml", robots, group, **environment)
+
+
+def empty(tasks: int, robots: int) -> Run:
+    """Run tasks that do nothing on the same robots: what Ansible itself takes."""
+    play = {"hosts": "robots", "become": True, "gather_facts": False, "tasks": [{"ansible.builtin.ping": {}}] * tasks}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.yml"
+        path.write_text(json.dumps([play]))
+        return run(str(path), robots, "robots")
+
+
+def run(playbook: str, robots: int, group: str, **environment: str) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "inventory.yml").write_text(inventory(robots))
@@ -60,7 +73,7 @@ def site(robots: int, group: str = "robots", **environment: str) -> Run:
             # That of a public authority, which the robots' systems trust.
             "vmagent_hub_ca": "",
         }
-        command = ["ansible-playbook", "-i", str(place / "inventory.yml"), "playbooks/site.yml", "--limit", group]
+        command = ["ansible-playbook", "-i", str(place / "inventory.yml"), playbook, "--limit", group]
         command += ["-e", json.dumps(settings)]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -85,6 +98,8 @@ def main() -> None:
     print("once more, with plugins loaded for each task anew", flush=True)
     without = [site(robots, ANSIBLE_CALLBACKS_ENABLED="ansible.posix.timer") for robots in (FLEETS[0], FLEETS[-1])]
     first, last = runs[0], runs[-1]
+    print(f"{first.calls} empty tasks on the same robots", flush=True)
+    floor = further_robot(*(empty(first.calls, robots) for robots in (FLEETS[0], FLEETS[-1])))
     rows = [
         {"robots": run.robots, "calls": run.calls, "ok": run.ok, "cpu_seconds": round(run.cpu_seconds, 2)}
         for run in runs
@@ -92,6 +107,7 @@ def main() -> None:
     further = {
         "up to half": further_robot(first, runs[-2]),
         "up to all": further_robot(first, last),
+        f"{first.calls} empty tasks": floor,
         "without the callback preload": further_robot(*without),
     }
     write_results("controller", {"machine": machine(), "runs": rows, "cpu_seconds_per_further_robot": further})
@@ -102,6 +118,8 @@ def main() -> None:
         f"Each robot beyond the first {first.robots} takes {further['up to all']} s of CPU, and in the smaller half of"
         f" these fleets {further['up to half']} s. Without the callback `preload`, which loads plugins before Ansible"
         f" forks, it is {further['without the callback preload']} s.",
+        f"As many empty tasks (`ping`) as a robot has module calls, in the same run, take {floor} s: the"
+        f" ratio is {further['up to all'] / floor:.2f}.",
     ]
     write_document("bench/controller.py", "\n\n".join(lines))
 

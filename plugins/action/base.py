@@ -26,7 +26,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
 )
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import to_bytes
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import machine_files, verified
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import machine_files, role_options, verified
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.machine_files import File, MachineFiles
 
 MODULE = "roverwatch.fleet.base"
@@ -39,7 +39,7 @@ SHARED = ("firewall_rules", "artifacts_versions")
 SPEC = {
     "roles": {"type": "list", "elements": "str", "required": True},
     "memory_budget": {"type": "str", "required": True},
-    "store": {"type": "path", "required": True},
+    "artifacts_dir": {"type": "path", "required": True},
     "disk_reserve": {"type": "str", "required": True},
     "clock_skew_max": {"type": "int", "required": True},
     "only_look": {"type": "bool", "default": False},
@@ -88,6 +88,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
+        self.computed = role_options.complete(self, SPEC, task_vars or {})
         _, args = self.validate_argument_spec(SPEC)
         roles = list(dict.fromkeys(args["roles"]))
         checks_firewall = "host_firewall" in roles
@@ -120,7 +121,7 @@ class ActionModule(ActionBase):
 
         self._hubs(values, found["hubs"])
         sizes = self._artifacts(
-            requirements.artifacts(roles, values), Store(Path(args["store"])), machine["architecture"]
+            requirements.artifacts(roles, values), Store(Path(args["artifacts_dir"])), machine["architecture"]
         )
         needed = sum(sizes) + reserve
         self.problems += requirements.machine(machine, needed, time.time(), args["clock_skew_max"])
@@ -170,7 +171,6 @@ class ActionModule(ActionBase):
             defaults |= DEFAULTS.get(role, {})
         whole = {**defaults, **variables}
         self._templar: Any = self._templar.copy_with_new_env(available_variables=whole)
-        self.computed: dict[str, Any] = {}
         for name in SHARED:
             with suppress(Exception):  # whatever is computed from it says so
                 whole[name] = self._computed(name, whole)

@@ -13,4 +13,4 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        return artifacts.serve(self, "roverwatch.fleet.binary_service", task_vars or {})
+        return artifacts.serve(self, "roverwatch.fleet.binary_service", ["allow_from"], task_vars or {})

@@ -13,6 +13,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, nftables
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options
 
 display = Display()
 
@@ -43,6 +44,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         variables = task_vars or {}
+        role_options.complete(self, SPEC, variables)
         _, args = self.validate_argument_spec(SPEC)
         if args["state"] == "absent":
             removed: dict[str, Any] = self._execute_module(MODULE, module_args={"state": "absent"}, task_vars=task_vars)

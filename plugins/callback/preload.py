@@ -15,6 +15,7 @@ description:
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ansible.module_utils.common.json import Direction, get_module_decoder, get_module_encoder
 from ansible.playbook.block import Block
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import (
@@ -26,6 +27,7 @@ from ansible.plugins.loader import (
     shell_loader,
     test_loader,
 )
+from ansible.template import Templar, trust_as_template
 
 # One of each collection: its other filters come with it.
 FILTERS = ("default", "roverwatch.fleet.to_bytes")
@@ -57,6 +59,10 @@ class CallbackModule(CallbackBase):
         connection_loader.get("ansible.builtin.ssh", class_only=True)
         become_loader.get("ansible.builtin.sudo", class_only=True)
         shell_loader.get("ansible.builtin.sh", class_only=True)
+        get_module_encoder("legacy", Direction.CONTROLLER_TO_MODULE)
+        get_module_decoder("legacy", Direction.MODULE_TO_CONTROLLER)
+        # The first template makes Jinja's lexer, the expressions of which take longer than a template.
+        Templar(loader=None).template(trust_as_template("{{ 1 | default }}"))
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         for name in sorted(set(actions([*play.pre_tasks, *play.tasks, *play.post_tasks]))):

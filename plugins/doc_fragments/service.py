@@ -9,6 +9,11 @@ options:
   store:
     description: The artifact store on the controller. The variable artifacts_dir, or artifacts/ beside the roles.
     type: path
+  role:
+    description: >-
+      The role whose variables say what the task does not. Of V(vmagent), C(vmagent_memory_max) is O(memory_max), and
+      so on for the version, the engine, instances, the port, who is let in, limits and secrets.
+    type: str
   description:
     description: What C(systemctl status) says of the service.
     type: str

@@ -18,6 +18,11 @@ description:
   - One round trip where all of that is there. No line has a value in it that
     C(meta/argument_specs.yml) marks as C(no_log).
 options:
+  role:
+    description: >-
+      The role whose variables say what the task does not. Of V(base), C(base_memory_budget) is O(memory_budget), and
+      so on.
+    type: str
   roles:
     description:
       - The roles of the play. Their variables are checked against their C(meta/argument_specs.yml).
@@ -30,7 +35,7 @@ options:
     description: The budget that the kernel enforces on the whole slice, such as C(300M).
     type: str
     required: true
-  store:
+  artifacts_dir:
     description: The artifact store on the controller.
     type: path
     required: true
@@ -62,7 +67,7 @@ EXAMPLES = r"""
   roverwatch.fleet.base:
     roles: "{{ ansible_play_role_names }}"
     memory_budget: 300M
-    store: artifacts
+    artifacts_dir: artifacts
     disk_reserve: 256M
     clock_skew_max: 60
 """

@@ -54,7 +54,7 @@ options:
       - The program's command line, an argument each. Those of a list in it follow in its place, and empty ones are left
         out.
       - C({listen}) in an argument is the address that O(allow_from) makes it listen on; C({listen_ipv6}) is C(true)
-        where that is one of IPv6, and C(false) otherwise.
+        where that is one of IPv6, and C(false) otherwise; C({port}) is O(port).
     type: list
     elements: raw
     default: []
@@ -105,6 +105,12 @@ options:
       - What only the service's user may read, as text by file name, in C(/etc/roverwatch/<name>/secrets). A change
         restarts the service.
       - No log, diff or result has them, and they are in no hash that others can read.
+    type: dict
+    default: {}
+  added:
+    description: >-
+      What is known together, such as all that a list of hubs makes necessary: by option, what comes to O(args),
+      O(files), O(secrets) and O(record) of the task.
     type: dict
     default: {}
   record:
@@ -160,7 +166,7 @@ EXAMPLES = r"""
     port: 9100
     ready_path: /metrics
     job: node-exporter
-    args: ["--web.listen-address={listen}:9100"]
+    args: ["--web.listen-address={listen}:{port}"]
 
 - name: Take it off the machine
   binary_service:
@@ -207,16 +213,18 @@ def files(wanted: Mapping[str, Any], properties: Properties) -> list[dict[str, A
     ]
 
 
-def arguments(given: Sequence[Any], listen: str) -> list[str]:
+def arguments(given: Sequence[Any], listen: str, port: int) -> list[str]:
     """The command line, flat, with the address in it."""
+    address = {"{listen}": listen, "{listen_ipv6}": str(listen.startswith("[")).lower(), "{port}": str(port)}
     flat: list[str] = []
     for word in given:
         if isinstance(word, list):
-            flat += arguments(word, listen)
+            flat += arguments(word, listen, port)
         elif word:
-            flat.append(
-                str(word).replace("{listen}", listen).replace("{listen_ipv6}", str(listen.startswith("[")).lower())
-            )
+            text = str(word)
+            for name, value in address.items():
+                text = text.replace(name, value)
+            flat.append(text)
     return flat
 
 
@@ -226,7 +234,7 @@ def instance(wanted: Mapping[str, Any], properties: Properties) -> dict[str, Any
     listen = firewall.listen_on(wanted["allow_from"])
     return {
         "name": wanted["unit"],
-        "unit": unit_text.binary(wanted, [its["path"], *arguments(wanted["args"], listen)]),
+        "unit": unit_text.binary(wanted, [its["path"], *arguments(wanted["args"], listen, wanted["port"])]),
         "files": files(wanted, properties),
         "secrets": wanted["secrets"],
         "secrets_dir": services.config_dir(wanted["name"]) / "secrets",

@@ -16,6 +16,11 @@ description:
   - Installs the tool and the units that load the table when the machine starts, and count what its rules do.
   - The options that are not here are what the action plugin hands over.
 options:
+  role:
+    description: >-
+      The role whose variables say what the task does not. Of V(host_firewall), C(host_firewall_rules) is O(rules),
+      and so on.
+    type: str
   state:
     description: V(absent) removes the table, the tool, the units and the metrics. The package of nftables stays.
     type: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,20 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store 
     Store,
     StoreError,
 )
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options
 
 COLLECTION = Path(__file__).resolve().parents[2]
+# Of a service, what roles have variables for.
+OF_ROLE = (
+    "version",
+    "memory_max",
+    "port",
+    "ready_timeout",
+    "metrics_keep",
+    "sample_limit",
+    "series_limit",
+    "secrets",
+)
 
 
 def store_of(action: ActionBase, variables: Mapping[str, Any]) -> Store:
@@ -32,9 +44,18 @@ def bring_program(action: ActionBase, name: str, variables: dict[str, Any]) -> d
     return bring(action, "roverwatch.fleet.artifact", store_of(action, variables), versions, variables, name=name)
 
 
-def serve(action: ActionBase, module: str, variables: dict[str, Any]) -> dict[str, Any]:
-    """Run a module that makes a service run, or takes it off. Its artifact is called like it; `tools` come with it."""
-    args = {key: value for key, value in action._task.args.items() if key != "store"}
+def serve(action: ActionBase, module: str, of_role: Sequence[str], variables: dict[str, Any]) -> dict[str, Any]:
+    """Run a module that makes a service run, or takes it off. Its artifact is called like it; `tools` come with it.
+
+    `of_role` are its own options, beside those of every service, that a role may have variables for.
+    """
+    role_options.complete(action, [*OF_ROLE, *of_role], variables)
+    args = {key: value for key, value in action._task.args.items() if key not in ("store", "added")}
+    for option, added in action._task.args.get("added", {}).items():
+        if isinstance(added, dict):
+            args[option] = {**args.get(option, {}), **added}
+        else:
+            args[option] = [*args.get(option, []), *added]
     if args.get("state") == "absent":
         removed: dict[str, Any] = action._execute_module(module, module_args=args, task_vars=variables)
         return removed

@@ -42,7 +42,7 @@ class Controller:
         self.asked = []
         defaults = {"memory_budget": "300M", "disk_reserve": "1M", "clock_skew_max": 60, "roles": ["base"]}
         task = SimpleNamespace(
-            args={**defaults, "store": str(self.store), **args},
+            args={**defaults, "artifacts_dir": str(self.store), **args},
             check_mode=check, async_val=0, diff=False, delegate_to=None,
         )  # fmt: skip
         connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/nowhere"))

@@ -37,7 +37,7 @@ class Run:
         options = {
             "roles": roles,
             "memory_budget": "1G",
-            "store": str(store or self.directory),
+            "artifacts_dir": str(store or self.directory),
             "disk_reserve": "1M",
             "clock_skew_max": 60,
             "only_look": True,

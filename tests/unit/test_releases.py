@@ -12,13 +12,14 @@ from typing import Any
 import binaries
 import pytest
 import releases
+import yaml
 from jinja2 import Environment
 from roverwatch import firewall, images
 from roverwatch.store import MissingArtifact, Store
 from sensor_service import config
 from sensor_service.sources import Source, source_class
 
-TEMPLATE = releases.ROOT / "roles/sensor_service/templates/config.toml.j2"
+VARIABLES = releases.ROOT / "roles/sensor_service/vars/main.yml"
 PATIENCE_SECONDS = 60
 CAP = 80 << 20
 
@@ -37,11 +38,11 @@ def sources(variables: dict[str, Any], folder: Path) -> dict[str, Source]:
     """The sources that a release samples, from the configuration that its role writes."""
     environment = Environment()
     environment.filters |= {"to_json": json.dumps, "bool": bool, "roverwatch.fleet.listen_on": firewall.listen_on}
+    template = yaml.safe_load(VARIABLES.read_text())["__sensor_service_config"]
     toml = folder / "config.toml"
     toml.write_text(
-        environment.from_string(TEMPLATE.read_text().replace("@port@", "8000")).render(
+        environment.from_string(template.replace("@port@", "8000")).render(
             variables,
-            ansible_managed="managed",
             sensor_service_allow_from=[],
             sensor_service_log_level="WARNING",
             sensor_service_debug=False,
