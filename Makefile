@@ -3,6 +3,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 MAKEFLAGS += --no-print-directory
+# Ansible starts Python for every step; without its bytecode each of these compiles anew whatever it imports, which is
+# half of its start. Containers and CI often set this.
+unexport PYTHONDONTWRITEBYTECODE
 
 # How many robots the demo has.
 ROBOTS ?= 3
