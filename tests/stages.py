@@ -55,6 +55,7 @@ TOUCHES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("tests/unit/*", ()),
     ("tests/compute_api/*", ()),
     ("conftest.py", ()),
+    ("tests/ansible_lint.py", ()),
     ("tests/registry.py", ()),
     ("tests/stopwatch.py", ()),
     ("inventory/robots.example.yml", ()),

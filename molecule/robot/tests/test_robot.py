@@ -151,24 +151,6 @@ def test_the_queue_is_on_the_disk(host):
     assert host.check_output("stat --file-system --format %T /var/lib/roverwatch/vmagent/queue") != "tmpfs"
 
 
-def test_a_second_run_changes_nothing_and_restarts_nothing(host):
-    robot = host.backend.get_hostname()
-    before = fleet.main_pids(host)
-    start = time.monotonic()
-    run = fleet.playbook("site.yml", "--limit", f"{robot},hub-1")
-    print(f"{robot}: a run without changes takes {time.monotonic() - start:.1f} s and {run.recap[robot]['ok']} tasks")
-    assert run.rc == 0, run.output
-    assert run.changed() == {}
-    assert fleet.main_pids(host) == before
-    assert run.recap[robot]["ok"] <= 14
-
-
-def test_check_mode_after_it_changes_nothing(host):
-    run = fleet.playbook("site.yml", "--check", "--diff", "--limit", f"{host.backend.get_hostname()},hub-1")
-    assert run.rc == 0, run.output
-    assert run.changed() == {}
-
-
 def test_a_history_that_is_restarted_does_not_bring_its_caches_back_as_memory(host):
     """VictoriaMetrics saves its caches when it stops and reads them back as a whole, which alone fills a small cap."""
     unit = "roverwatch-victoriametrics"
@@ -180,57 +162,6 @@ def test_a_history_that_is_restarted_does_not_bring_its_caches_back_as_memory(ho
     anonymous = int(re.search(r"^(?:total_rss|anon) (\d+)$", stat, re.MULTILINE)[1])
     print(f"{unit}: {anonymous / 2**20:.0f} MiB of its own after two restarts, its cap is {cap >> 20} MiB")
     assert anonymous < cap / 2
-
-
-def test_an_added_service_is_scraped_and_a_removed_one_is_not(host):
-    """A second instance of the sensor service, and back: nobody edits a scrape list."""
-    robot = host.backend.get_hostname()
-    targets = "count(up == 1) by (robot)"
-    two = ["-e", "sensor_service_instances=2", "-e", "sensor_service_memory_max=44M"]
-    run = fleet.playbook("site.yml", "--limit", robot, *two)
-    assert run.rc == 0, run.output
-    assert fleet.eventually(lambda: fleet.query(host, targets).get(robot) == 5, 60), fleet.query(host, targets)
-    *own, _ = fleet.cgroups(host, fleet.worker_pid(host, "roverwatch-sensor-2"))
-    assert min(limit for _, limit in own if limit is not None) == 44 << 20
-
-    run = fleet.playbook("site.yml", "--limit", robot)
-    assert run.rc == 0, run.output
-    assert not host.file("/etc/systemd/system/roverwatch-sensor-2.service").exists
-    assert not host.file("/etc/roverwatch/scrape.d/roverwatch-sensor-2.yml").exists
-    assert host.run("podman container exists roverwatch-sensor-2").rc == 1
-    assert fleet.eventually(lambda: fleet.query(host, targets).get(robot) == 4, 60), fleet.query(host, targets)
-
-
-def test_an_interrupted_run_is_finished_by_the_next(host):
-    """A changed unit on the disk that the process was not started with: the next run restarts that service alone."""
-    before = fleet.main_pids(host)
-    unit = "roverwatch-node-exporter"
-    path = f"/etc/systemd/system/{unit}.service"
-    host.check_output(f"sed -i s/ROVERWATCH_REVISION=.*/ROVERWATCH_REVISION=other/ {path}")
-    host.check_output(f"systemctl daemon-reload && systemctl restart {unit}")
-    run = fleet.playbook("site.yml", "--limit", host.backend.get_hostname())
-    assert run.rc == 0, run.output
-    after = fleet.main_pids(host)
-    assert {u for u in after if after[u] != before[u]} == {unit}
-
-
-@pytest.mark.parametrize("unit", ["roverwatch-vmagent", "roverwatch-sensor"])
-def test_a_process_over_the_cap_is_killed_and_nothing_else(host, unit):
-    """The kernel kills in the service's cgroup alone; the service comes back, and the kill is counted."""
-    before = fleet.main_pids(host)
-    fleet.overrun(host, unit)
-
-    def back() -> bool:
-        state = fleet.show(host, unit, "SubState", "MainPID")
-        return state["SubState"] == "running" and int(state["MainPID"]) not in (0, before[unit])
-
-    assert fleet.eventually(back, 30)
-    after = fleet.main_pids(host)
-    assert {u: pid for u, pid in after.items() if u != unit} == {u: pid for u, pid in before.items() if u != unit}
-
-    run = fleet.playbook("health.yml", "--limit", f"{host.backend.get_hostname()},hub-1")
-    assert run.rc != 0
-    assert re.search(rf"{unit}.*OOM", run.output), run.output
 
 
 def test_a_robot_that_is_killed_comes_back_with_its_history(host):
