@@ -75,23 +75,25 @@ class Stage:
 def commands(lane: str, wanted: Iterable[str]) -> list[Stage]:
     """A lane's stages, as far as they are wanted; where they share machines, with what these need before and after."""
     nice = LANES[lane].nice
-    keep = ["--destroy=never"] if lane == "shared" else []
-    made = [
-        Stage(name, molecule("test", name, *keep), nice, LABS[name])
-        if name in LABS
-        else Stage(name, ["make", name], nice)
-        for name in LANES[lane].stages
-        if name in wanted
-    ]
-    if lane == "shared" and made:
+    made, sharing = [], []
+    for name in LANES[lane].stages:
+        if name not in wanted:
+            continue
+        if name not in LABS:
+            made.append(Stage(name, ["make", name], nice))
+        elif LABS[name] == SHARED_LAB:
+            sharing.append(Stage(name, molecule("test", name, "--destroy=never"), nice, SHARED_LAB))
+        else:
+            made.append(Stage(name, molecule("test", name), nice, LABS[name]))
+    if sharing:
         # Bare machines, whatever an interrupted run has left.
         bare = " && ".join(" ".join(molecule(step, "default")) for step in ("destroy", "create"))
-        return [
+        sharing = [
             Stage("machines", ["bash", "-c", bare], nice, SHARED_LAB),
-            *made,
+            *sharing,
             Stage("removing the machines", molecule("destroy", "default"), nice, SHARED_LAB),
         ]
-    return made
+    return sharing + made
 
 
 def molecule(step: str, scenario: str, *options: str) -> list[str]:

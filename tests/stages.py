@@ -27,14 +27,20 @@ LANES = {
     # Each makes its own machines, and waits: for bakes, deadlines, outages. The first measures how long services do not
     # answer, so this lane goes before the others.
     "own": Lane(("rolling_update", "dead_zone")),
-    # In this order on the same machines: bare, provisioned, with rules, bare again, with another engine.
-    "shared": Lane(("blank_check", "robot", "hub", "host_firewall", "decommission", "docker_engine"), nice=3),
+    # In this order on the same machines: bare, provisioned, with rules, bare again, with another engine. The last has
+    # its own, once these are gone.
+    "shared": Lane(("blank_check", "robot", "hub", "host_firewall", "decommission", "docker_engine", "power"), nice=3),
     # What needs no machines takes what is left of the time.
     "idle": Lane(("lint", "unit"), nice=10),
 }
 # Which lab's machines a stage has; what they compute is the stage's.
 SHARED_LAB = "test"
-LABS = {"rolling_update": "rollout", "dead_zone": "outage", **dict.fromkeys(LANES["shared"].stages, SHARED_LAB)}
+LABS = {
+    **dict.fromkeys(LANES["shared"].stages, SHARED_LAB),
+    "rolling_update": "rollout",
+    "dead_zone": "outage",
+    "power": "power",
+}
 STAGES = tuple(stage for lane in LANES.values() for stage in lane.stages)
 
 NO_MACHINE = LANES["idle"].stages
@@ -63,37 +69,39 @@ TOUCHES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("*outdated*", ()),
     # One scenario has it, or some have.
     *((f"molecule/{scenario}/*", (scenario,)) for scenario in SCENARIOS),
-    ("tests/releases/*", ("rolling_update",)),
+    ("tests/releases/*", ("rolling_update", "power")),
     ("tests/interruption.py", ("rolling_update",)),
+    ("tests/power.py", ("power",)),
+    ("lab/disks.py", ("power",)),
     ("tests/gateway.py", ("hub",)),
     ("tests/browser.py", ("hub",)),
     ("dashboards/*", ("hub",)),
-    ("roles/vmauth/*", ("blank_check", "robot", "hub", "dead_zone", "decommission", "rolling_update")),
-    ("roles/vmalert/*", ("blank_check", "hub", "decommission")),
-    ("roles/alertmanager/*", ("blank_check", "hub", "decommission")),
-    ("roles/host_firewall/*", ("blank_check", "robot", "host_firewall", "decommission", "rolling_update")),
-    ("roles/release/*", ("blank_check", "robot", "decommission", "rolling_update")),
-    ("roles/rollout/*", ("rolling_update",)),
+    ("roles/vmauth/*", ("blank_check", "robot", "hub", "dead_zone", "decommission", "rolling_update", "power")),
+    ("roles/vmalert/*", ("blank_check", "hub", "decommission", "power")),
+    ("roles/alertmanager/*", ("blank_check", "hub", "decommission", "power")),
+    ("roles/host_firewall/*", ("blank_check", "robot", "host_firewall", "decommission", "rolling_update", "power")),
+    ("roles/release/*", ("blank_check", "robot", "decommission", "rolling_update", "power")),
+    ("roles/rollout/*", ("rolling_update", "power")),
     ("playbooks/backfill.yml", ("dead_zone",)),
-    ("playbooks/backup.yml", ("hub",)),
+    ("playbooks/backup.yml", ("hub", "power")),
     ("playbooks/credentials.yml", ("hub",)),
     ("playbooks/dashboards.yml", ("hub",)),
-    ("playbooks/decommission.yml", ("decommission",)),
+    ("playbooks/decommission.yml", ("decommission", "power")),
     ("playbooks/firewall.yml", ("host_firewall",)),
     ("playbooks/load_test.yml", ("robot",)),
     ("playbooks/releases.yml", ("rolling_update",)),
-    ("playbooks/restore.yml", ("hub",)),
-    ("playbooks/rollback.yml", ("rolling_update",)),
-    ("playbooks/rolling_update.yml", ("rolling_update",)),
+    ("playbooks/restore.yml", ("hub", "power")),
+    ("playbooks/rollback.yml", ("rolling_update", "power")),
+    ("playbooks/rolling_update.yml", ("rolling_update", "power")),
     ("playbooks/rotate_secret.yml", ("hub",)),
     ("playbooks/lab/settle.yml", ()),
     ("plugins/*/backfill*", ("dead_zone",)),
-    ("plugins/*/hub_backup.py", ("hub",)),
-    ("plugins/*/hub_restore.py", ("hub",)),
+    ("plugins/*/hub_backup.py", ("hub", "power")),
+    ("plugins/*/hub_restore.py", ("hub", "power")),
     ("plugins/*/load*", ("robot",)),
     ("plugins/*/range_queries.py", ("hub",)),
     ("plugins/*/releases_report.py", ("rolling_update",)),
-    ("plugins/*/rollout*", ("rolling_update",)),
+    ("plugins/*/rollout*", ("rolling_update", "power")),
     # Every scenario has the rest.
     (".ci/*", SCENARIOS),
     (".config/*", SCENARIOS),
