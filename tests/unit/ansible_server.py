@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -110,6 +111,8 @@ def prepare() -> None:
         plugins.callback_loader.get(name, class_only=True)
     for name in cli.C.config.get_config_value("INVENTORY_ENABLED"):
         plugins.inventory_loader.get(name)
+    for file in Path("plugins/action").glob("*.py"):
+        plugins.action_loader.get(f"roverwatch.fleet.{file.stem}", class_only=True)
     plugins.strategy_loader.get("linear", class_only=True)
 
 
