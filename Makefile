@@ -9,6 +9,8 @@ ROBOTS ?= 3
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Without bytecode on the disk, each Python that starts compiles Ansible anew.
+unexport PYTHONDONTWRITEBYTECODE
 PLAY := ansible-playbook -i inventory/lab.docker.yml
 
 .PHONY: help demo machines demo-down test soak lint unit image dashboards bench profile engine images artifacts lab-artifacts clean outdated lock
