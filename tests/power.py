@@ -132,7 +132,7 @@ def start_from(host: str, copy: Path) -> str:
     """Switch a machine off, and on again with what a copy has on its disk; what the file system's check said."""
     subprocess.run(["docker", "kill", container(host)], capture_output=True, check=False)
     docker("wait", container(host))
-    said = disk(host).replace(copy)
+    said: str = disk(host).replace(copy)
     docker("start", container(host))
     # Machines as containers have the boot of the one underneath; a machine that starts anew has another.
     boot = f"{random.randbytes(4).hex()}-0000-4000-8000-{random.randbytes(6).hex()}"
@@ -156,7 +156,7 @@ def keep(host: str, name: str) -> Path:
     """A copy of a machine's disk with everything on it: the machine is shut down for it, and started again."""
     docker("stop", "--time", "60", container(host))
     disk(host).unmount()
-    kept = disk(host).copy(COPIES / f"{name}-{host}.img")
+    kept: Path = disk(host).copy(COPIES / f"{name}-{host}.img")
     disk(host).mount()
     docker("start", container(host))
     assert fleet.eventually(lambda: _is_up(host), START_SECONDS), f"{host} does not start"

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import ansible_runs
 import binaries
 import fake_release
 import pytest
@@ -22,10 +23,8 @@ TOP = Path(__file__).parents[2]
 DEBIAN_ONLY = {"suite": "sid", "package": "x", "minimum_version": "1", "files": {"x": "usr/bin/x"}}
 
 
-def ansible(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", *arguments]
-    given = {**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"), **environment}
-    return subprocess.run(command, cwd=TOP, env=given, capture_output=True, text=True, check=False)
+def ansible(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return ansible_runs.run("ansible-playbook", "-i", "localhost,", *arguments)
 
 
 def play(folder: Path, *calls: dict[str, Any]) -> Path:
@@ -107,9 +106,10 @@ def test_what_takes_long_says_how_far_it_is_and_leaves_the_output_to_the_callbac
     sums = release.path("vmutils-linux-amd64-v1.150.0_checksums.txt")
     release.files[sums] = fake_release.sha256sum({path.rpartition("/")[2]: release.files[path]})
     release.seconds[path] = 10.0
-    # The timer of ansible.cfg prints a line of its own.
-    environment = {"ANSIBLE_STDOUT_CALLBACK": "json", "ANSIBLE_CALLBACKS_ENABLED": "roverwatch.fleet.rollout"}
-    done = ansible(play(tmp_path, {"bundles": [release.bundle()]}), **environment)
+    # The timer of ansible.cfg prints a line of its own. Both settings are read when Ansible is imported.
+    settings = {"ANSIBLE_STDOUT_CALLBACK": "json", "ANSIBLE_CALLBACKS_ENABLED": "roverwatch.fleet.rollout"}
+    command = [Path(sys.executable).with_name("ansible-playbook"), play(tmp_path, {"bundles": [release.bundle()]})]
+    done = subprocess.run(command, cwd=TOP, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert json.loads(done.stdout)["stats"]["localhost"]["changed"] == 2
     said = [line for line in done.stderr.splitlines() if line.startswith("victoriametrics 1.150.0 x86_64: ")]

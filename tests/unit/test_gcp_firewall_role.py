@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import ansible_playbook
+import ansible_runs
 import pytest
 import yaml
 from compute_api import Api, service_account
@@ -46,7 +46,7 @@ class Run:
         (self.directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
         (self.directory / "play.yml").write_text(yaml.safe_dump([play]))
         files = ["-i", self.directory / "hosts.yml", self.directory / "play.yml"]
-        done = ansible_playbook.run([*files, *arguments], self.api.environment)
+        done = ansible_runs.run("ansible-playbook", *files, *arguments, environment=self.api.environment)
         self.output = done.stdout + done.stderr
         assert (done.returncode == 0) is ok, self.output
         assert self.api.token not in self.output

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ansible_playbook
+import ansible_runs
 import pytest
 from compute_api.instances import HOST_KEY, boot, instances, metadata_of, put_vm
 from compute_api.resources import Api, Json
@@ -336,7 +336,8 @@ class Operator:
         if not self.with_rules:
             given.append(f"-e{ONE_RULE}")
         environment = self.api.environment | {"GCP_ACCESS_TOKEN": self.api.token}
-        done = ansible_playbook.run(["-i", self.inventory, file, *given, *arguments], environment)
+        command = ["ansible-playbook", "-i", self.inventory, file, *given, *arguments]
+        done = ansible_runs.run(*command, environment=environment)
         assert self.api.token not in done.stdout + done.stderr
         return done.returncode, done.stdout + done.stderr
 

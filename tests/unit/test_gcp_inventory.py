@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import ansible_runs
 import pytest
 import yaml
 from ansible.vars.reserved import get_reserved_names
@@ -17,7 +17,6 @@ from compute_api.resources import Api
 from compute_api.server import service_account
 
 ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 SHIPPED = ROOT / "inventory" / "gcp_compute.yml"
 ROBOTS = {
     "robots": {"children": {"hamburg": {"vars": {"site": "hamburg"}, "hosts": {"robot-9": {"ansible_host": "::1"}}}}}
@@ -41,15 +40,8 @@ class Fleet:
         line = f"auth_kind: {auth_kind}" if auth_kind else ""
         self.file.write_text(re.sub(r"(?m)^auth_kind: .*$", line, text))
 
-    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [BIN / command[0], "-i", self.file, *command[1:]],
-            cwd=ROOT,
-            env=self.api.environment | self.login | {"NO_COLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return ansible_runs.run(program, "-i", self.file, *arguments, environment=self.api.environment | self.login)
 
     def listed(self, *arguments: str | Path) -> dict[str, Any]:
         """What ansible-inventory says, which must have nothing to complain about."""
@@ -205,14 +197,13 @@ GCP = (
 
 def variables(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     assert done.returncode == 0, done.stderr
-    found: dict[str, str] = json.loads(done.stdout[done.stdout.index("{") :])["msg"]
+    found: dict[str, str] = yaml.safe_load(done.stdout.partition("=>")[2])["msg"]
     return found
 
 
 @pytest.fixture
 def asked(fleet: Fleet) -> list[str]:
     wanted = "{{ {" + ", ".join(f"'{name}': {name}" for name in GCP) + "} }}"
-    fleet.api.environment["ANSIBLE_CALLBACK_RESULT_FORMAT"] = "json"
     return ["ansible", "localhost", "-m", "ansible.builtin.debug", "-a", f'msg="{wanted}"']
 
 

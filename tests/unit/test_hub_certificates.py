@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
+import ansible_runs
 import pytest
 import tls
 from ansible_collections.roverwatch.fleet.plugins.action import hub_certificate as action
@@ -223,8 +222,7 @@ def test_the_files_of_earlier_releases_stay_as_they_are(tmp_path: Path) -> None:
     pki = tmp_path / "pki"
     pki.mkdir(mode=0o700)
     (tmp_path / "play.yml").write_text(EARLIER)
-    command = [Path(sys.executable).with_name("ansible-playbook"), "-e", f"pki={pki}", tmp_path / "play.yml"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = ansible_runs.run("ansible-playbook", "-e", f"pki={pki}", tmp_path / "play.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     before = contents(pki)
     assert ensure(pki) == []

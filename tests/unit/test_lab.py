@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ansible_playbook
+import ansible_runs
 import pytest
 import yaml
 
@@ -251,7 +251,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> dict[Host, dict[str, M
     }
     (folder / "play.yml").write_text(yaml.safe_dump([play]))
     given = ["-i", "localhost,", "-e", f"lab_dir={TOP}/lab lab_name=demo"]
-    done = ansible_playbook.run([*given, folder / "play.yml"], os.environ)
+    done = ansible_runs.run("ansible-playbook", *given, folder / "play.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     return {
         host: {machine["host"]: machine for machine in json.loads((folder / f"{number}.json").read_text())}
@@ -369,7 +369,7 @@ def test_more_machines_than_the_kernel_can_bear_are_refused_before_one_is_made(t
 
     def made(machines: int) -> subprocess.CompletedProcess[str]:
         given = json.dumps({"lab_hosts": ["one"] * machines})
-        return ansible_playbook.run(["-i", "localhost,", "-e", given, tmp_path / "play.yml"], os.environ)
+        return ansible_runs.run("ansible-playbook", "-i", "localhost,", "-e", given, tmp_path / "play.yml")
 
     assert made(9).returncode == 0, "ROBOTS=8 and a hub"
     too_many = made(12)
@@ -379,8 +379,7 @@ def test_more_machines_than_the_kernel_can_bear_are_refused_before_one_is_made(t
 
 
 def test_the_inventory_asks_the_engine_that_docker_asks(tmp_path: Path) -> None:
-    command = [Path(sys.executable).with_name("ansible-inventory"), "-i", "inventory/lab.docker.yml", "--list"]
     environment = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/nobody.sock"}
-    done = subprocess.run(command, cwd=TOP, env=environment, capture_output=True, text=True, check=False)
+    done = ansible_runs.run("ansible-inventory", "-i", "inventory/lab.docker.yml", "--list", environment=environment)
     assert done.returncode != 0
     assert "Error connecting" in done.stderr

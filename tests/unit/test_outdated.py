@@ -9,13 +9,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import ansible_runs
 import pytest
 import yaml
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.outdated import lines, pins, programs
@@ -423,14 +423,12 @@ class Tree:
         """The playbook's exit code, and what it printed before Ansible's own words on a failure."""
         environment = {
             **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
             "GIT_CONFIG_COUNT": "1",
             "GIT_CONFIG_KEY_0": f"url.{self.forge}/.insteadOf",
             "GIT_CONFIG_VALUE_0": "https://github.com/",
         }
-        command = [Path(sys.executable).parent / "ansible-playbook", "playbooks/outdated.yml", *arguments]
-        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
+        command = ["ansible-playbook", "playbooks/outdated.yml", *arguments]
+        done = ansible_runs.run(*command, environment=environment, directory=self.root)
         return done.returncode, re.sub(r"\nTASK \[Ask about.*", "", done.stdout, flags=re.DOTALL)
 
 

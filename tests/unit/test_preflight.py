@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ansible_playbook
+import ansible_runs
 import pytest
 import tls
 import yaml
@@ -68,7 +67,7 @@ class Run:
         inventory["all"]["vars"] = here | inventory["all"].get("vars", {})
         (self.directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
         files = ["-i", self.directory / "hosts.yml", *arguments, playbook]
-        done = ansible_playbook.run(["-vvv", *files], os.environ)
+        done = ansible_runs.run("ansible-playbook", "-vvv", *files)
         self.output = done.stdout + done.stderr
         return done.returncode
 

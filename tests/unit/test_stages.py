@@ -40,7 +40,7 @@ def test_no_stage_is_in_two_lanes() -> None:
         ("docs/runbook.md", set()),
         ("roles/vmagent/README.md", set()),
         ("molecule/hub/tests/test_backup.py", {"hub"}),
-        ("roles/rollout/tasks/main.yml", {"rolling_update"}),
+        ("roles/rollout/tasks/main.yml", {"rolling_update", "power"}),
         ("plugins/module_utils/roverwatch/units.py", set(SCENARIOS)),
         ("something/new", set(SCENARIOS)),
     ],
@@ -50,7 +50,7 @@ def test_a_change_touches_lint_unit_and_the_scenarios_of_its_row(file: str, scen
 
 
 def test_only_and_changed_choose_and_nothing_said_is_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "changed", lambda: ("the last commit", ["docs/x.md", "playbooks/backup.yml"]))
+    monkeypatch.setattr(stages, "changed", lambda: ("the last commit", ["docs/x.md", "playbooks/dashboards.yml"]))
     assert stages.chosen({}) == (STAGES, [])
     assert stages.chosen({"ONLY": "unit,hub"}) == (("hub", "unit"), [])
     assert stages.chosen({"CHANGED": "1"}) == (
@@ -59,7 +59,7 @@ def test_only_and_changed_choose_and_nothing_said_is_everything(monkeypatch: pyt
             "CHANGED: 2 files differ from the last commit",
             "  lint: docs/x.md",
             "  unit: docs/x.md",
-            "  hub: playbooks/backup.yml",
+            "  hub: playbooks/dashboards.yml",
         ],
     )
     with pytest.raises(stages.UnknownStage, match=f"no stage huh; there are: {' '.join(STAGES)}"):
