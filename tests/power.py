@@ -13,7 +13,6 @@ import os
 import random
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -23,8 +22,7 @@ from pathlib import Path
 import fleet
 from fleet import ROOT, container, docker
 
-sys.path.insert(0, str(ROOT / "lab"))
-from disks import Disk
+from lab.disks import Disk
 
 DISKS = fleet.STATE / "disks"
 COPIES = fleet.STATE / "copies"
