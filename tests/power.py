@@ -60,11 +60,14 @@ class Camera:
     algorithm R of Vitter 1985).
     """
 
-    def __init__(self, name: str, hosts: Sequence[str], moments: int, seed: int) -> None:
-        self.name, self.hosts, self.count = name, hosts, moments
+    def __init__(self, name: str, hosts: Sequence[str], moments: int, seed: int, during: str = "") -> None:
+        """`during` is the name of a task: copies are taken while it runs, instead of all the time."""
+        self.name, self.hosts, self.count, self.during = name, hosts, moments, during
+        # A task may take no longer than a second.
+        self.every = EVERY_SECONDS / 5 if during else EVERY_SECONDS
         self.random = random.Random(f"{name} {seed}")
         self.moments: dict[str, list[Moment]] = {host: [] for host in hosts}
-        self.run: fleet.Run | None = None
+        self._task = ""
         self._ended: list[tuple[float, str, str]] = []
         COPIES.mkdir(exist_ok=True)
 
@@ -72,7 +75,7 @@ class Camera:
         """Run a playbook; the copies are in `moments` when it has ended, the last of each machine from its end."""
         began = time.monotonic()
         command = ["ansible-playbook", "-i", str(fleet.INVENTORY), f"playbooks/{playbook}", *args]
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
         with subprocess.Popen(
             command,
             cwd=ROOT,
@@ -87,7 +90,9 @@ class Camera:
             reader.start()
             taken = 0
             while process.poll() is None:
-                time.sleep(EVERY_SECONDS * (0.5 + self.random.random()))
+                time.sleep(self.every * (0.5 + self.random.random()))
+                if self.during not in self._task:
+                    continue
                 slot = taken if taken < self.count else self.random.randrange(taken + 1)
                 if slot < self.count:
                     for host in self.hosts:
@@ -101,8 +106,8 @@ class Camera:
         for moment in (one for of_host in self.moments.values() for one in of_host):
             moment.of = took
             moment.ended = [task for at, host, task in self._ended if host == moment.host and at < moment.seconds]
-        self.run = fleet.Run(process.returncode, "".join(lines), {})
-        return self.run
+        assert self._ended, "Ansible says nothing of any task"
+        return fleet.Run(process.returncode, "".join(lines), {})
 
     def _take(self, host: str, slot: int, began: float) -> None:
         at = time.monotonic() - began
@@ -114,16 +119,15 @@ class Camera:
             self.moments[host].append(moment)
 
     def _read(self, process: subprocess.Popen[str], began: float, lines: list[str]) -> None:
-        task = ""
         assert process.stdout
         for line in process.stdout:
             lines.append(line)
             named = re.match(r"TASK \[(.*)\] \*", line)
             ended = re.match(r"(?:ok|changed): \[([^\] ]+)", line)
             if named:
-                task = named[1]
+                self._task = named[1]
             elif ended:
-                self._ended.append((time.monotonic() - began, ended[1], task))
+                self._ended.append((time.monotonic() - began, ended[1], self._task))
 
 
 def start_from(host: str, copy: Path) -> str:

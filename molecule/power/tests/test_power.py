@@ -150,7 +150,7 @@ def test_a_robot_in_the_middle_of_an_update_or_of_its_rollback_ends_it_by_itself
     update = power.Camera("update", [ROBOT], MOMENTS, SEED)
     run = update.watch("rolling_update.yml", *arguments)
     assert run.rc == 0, run.output[-6000:]
-    rollback = power.Camera("rollback", [ROBOT], MOMENTS, SEED)
+    rollback = power.Camera("rollback", [ROBOT], MOMENTS, SEED, during="Take the robot back")
     run = rollback.watch("rollback.yml", "--limit", ROBOT)
     assert run.rc == 0, run.output[-6000:]
     forget_rollouts()
