@@ -782,6 +782,36 @@ def test_nothing_is_pruned_before_the_update_is_confirmed(robot):
     assert {path.name for path in (robot.root / "opt/roverwatch/vmagent").iterdir()} == {"1.0", "2.0", "3.0"}
 
 
+def test_an_image_that_is_pruned_is_no_longer_written_down(robot):
+    for version in ("1.0", "2.0", "3.0"):
+        robot.write(f"opt/roverwatch/sensor/{version}/installed.json", "{}")
+    robot.released("R1", "1.0", "aaaa")
+    robot.released("R2", "2.0", "bbbb")
+    robot.released("R3", "3.0", "cccc")
+    assert {path.name for path in (robot.root / "opt/roverwatch/sensor").iterdir()} == {"2.0", "3.0"}
+
+
+# --- the disk
+
+
+@pytest.mark.parametrize("ends", ["confirmed", "rolled_back"])
+def test_all_is_on_the_disk_before_the_state_says_that_it_is_done(robot, ends):
+    robot.released("R1", "2.0", "bbbb")
+    robot.update("R2", "3.0", "cccc")
+    robot.calls()
+    if ends == "confirmed":
+        robot.release.confirm("R2")
+    else:
+        robot.release.rollback("bad", None)
+    assert robot.status()["state"] == ends
+    [synced] = [call for call in robot.calls() if call.startswith("sync ")]
+    assert synced.startswith("sync --file-system ")
+    for path in ("/etc", "/opt", "/usr/local", "/var/lib"):
+        assert f"{robot.root}{path}" in synced.split()
+    at_sync = json.loads((robot.fake / "state-at-sync").read_text())
+    assert at_sync["state"] == {"confirmed": "applying", "rolled_back": "rolling_back"}[ends]
+
+
 # --- metrics
 
 

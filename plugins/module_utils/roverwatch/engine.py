@@ -105,9 +105,14 @@ def load(engine: str, archive: Path, reference: str, wanted: str) -> None:
     if engine == "podman":
         _mend_network_backend()
     if image_id(engine, reference) in (None, wanted):
-        _run([engine, "image", "rm", "--force", wanted])
+        forget(engine, wanted)
     output([engine, "load", "--input", str(archive)])
     disk.sync(*storage(engine))
+
+
+def forget(engine: str, image: str) -> None:
+    """Remove an image, if it is there, with the containers that stand on it."""
+    _run([engine, "image", "rm", "--force", image])
 
 
 def ids(engine: str, repository: str) -> List[str]:

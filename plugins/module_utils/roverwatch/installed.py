@@ -198,6 +198,10 @@ def remove(name: str, container_engine: Optional[str], check_mode: bool) -> bool
     folder = ROOT / name
     images: List[str] = []
     if container_engine and engine.is_there(container_engine):
+        if not check_mode:
+            # One that the engine cannot open may keep it from listing the others.
+            for record in folder.glob("*/" + RECORD):
+                engine.forget(container_engine, IMAGE_PREFIX + name + ":" + record.parent.name)
         images = engine.ids(container_engine, IMAGE_PREFIX + name)
     found = folder.exists() or bool(images)
     if not check_mode:
