@@ -14,6 +14,7 @@ import argparse
 import os
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,14 @@ def run(*command: str, stdin: object = None) -> str:
 
 
 def as_root(*command: str, stdin: object = None) -> str:
-    return run(*([] if os.geteuid() == 0 else ["sudo", "-n"]), *command, stdin=stdin)
+    if os.geteuid() == 0:
+        return run(*command, stdin=stdin)
+    if subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode != 0:
+        sys.exit(
+            "mounting a disk needs root: run this as root, allow sudo without a password, or leave out the stage power "
+            "(make test ONLY=…)"
+        )
+    return run("sudo", "-n", *command, stdin=stdin)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import fake_release
 import pytest
 import yaml
+from ansible_collections.roverwatch.fleet.plugins.filter.versions import versions as versions_filter
 from jinja2 import Environment
 from roverwatch import download, retry, sources
 from roverwatch.sources import Bundle, ChecksumMismatch, Order, SourceError, UnreachableSource, fill
@@ -566,10 +567,9 @@ def test_the_roles_are_told_the_version_of_every_artifact() -> None:
     versions = {name: each["version"] for each in pinned["artifacts_binaries"] for name in Bundle.from_dict(each).names}
     versions |= {image["name"]: image["version"] for image in pinned["artifacts_images"]}
     plain = {key: pinned[key] for key in ("artifacts_binaries", "artifacts_images")}
-    assert (
-        ast.literal_eval(Environment(autoescape=False).from_string(pinned["artifacts_versions"]).render(plain))
-        == versions
-    )
+    jinja = Environment(autoescape=False)
+    jinja.filters["roverwatch.fleet.versions"] = versions_filter
+    assert ast.literal_eval(jinja.from_string(pinned["artifacts_versions"]).render(plain)) == versions
 
 
 @pytest.mark.parametrize(
