@@ -5,14 +5,15 @@
     disks.py remove FOLDER             unmounts and removes all of them
 
 A copy of the file has what has reached the disk at that moment, and nothing of what the kernel still has in memory: a
-machine that starts from the copy has lost its power then. Mounting needs root, or sudo without a password.
+machine that starts from the copy has lost its power then. It has to be of one moment. A copy that reads from the front
+to the back has writes that came later and lacks earlier ones, which no disk does. So the files lie in an XFS, which
+clones one (FICLONE) while writes to it wait. Mounting needs root, or sudo without a password.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,9 @@ from pathlib import Path
 
 DIRECTORIES = ("etc", "opt", "usr/local", "var/lib")
 SIZE_BYTES = 3 << 30
+# What is not written takes no room.
+STORE_BYTES = 64 << 30
+HERE = Path(__file__).resolve().parent
 MAKE = {
     # At once, or the kernel would do it in the background, and a copy would have other parts of it each time.
     "ext4": ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
@@ -50,6 +54,7 @@ class Disk:
 
     def make(self, image: str) -> bool:
         """Have it mounted, with the content of an image if it is new; whether it was."""
+        _mount_store(self.folder)
         new = not self.file.exists()
         self.mount_point.mkdir(parents=True, exist_ok=True)
         if new:
@@ -87,15 +92,16 @@ class Disk:
                     raise
                 time.sleep(0.2)
 
-    def copy(self, target: Path) -> Path:
-        """What is on the disk now, as a file."""
-        run("cp", "--sparse=always", str(self.file), str(target))
+    def copy(self, name: str) -> Path:
+        """What is on the disk now, as a file beside it."""
+        target = self.folder / f"{name}.copy"
+        run("cp", "--reflink=always", str(self.file), str(target))
         return target
 
     def replace(self, crashed: Path) -> str:
         """Mount a copy in its place, after a check of its file system; what the check said."""
         self.unmount()
-        run("cp", "--sparse=always", str(crashed), str(self.file))
+        run("cp", "--reflink=always", str(crashed), str(self.file))
         said = ""
         if FILE_SYSTEM == "ext4":
             done = subprocess.run(["e2fsck", "-fp", str(self.file)], capture_output=True, text=True, check=False)
@@ -105,10 +111,34 @@ class Disk:
         self.mount()
         return said
 
-    def remove(self) -> None:
-        self.unmount()
-        shutil.rmtree(self.mount_point)
-        self.file.unlink()
+
+def _store(folder: Path) -> Path:
+    return folder.with_suffix(".xfs")
+
+
+def _mount_store(folder: Path) -> None:
+    """Have the file system in which the disks are."""
+    if folder.is_mount():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    store = _store(folder)
+    if not store.exists():
+        as_root(str(HERE / "packages.sh"), "mkfs.xfs=xfsprogs")
+        with store.open("wb") as stream:
+            stream.truncate(STORE_BYTES)
+        run("mkfs.xfs", "-q", str(store))
+    as_root("mount", "-o", "loop", str(store), str(folder))
+    as_root("chown", str(os.geteuid()), str(folder))
+
+
+def remove(folder: Path) -> None:
+    """Remove the disks of a folder, and their copies."""
+    for file in folder.glob("*.img"):
+        Disk(folder, file.stem).unmount()
+    if folder.is_mount():
+        as_root("umount", str(folder))
+    folder.rmdir()
+    _store(folder).unlink(missing_ok=True)
 
 
 def run(*command: str, stdin: object = None) -> str:
@@ -144,9 +174,7 @@ def main() -> None:
     if args.command == "make":
         print("made" if Disk(args.folder, args.host).make(args.image) else "is there")
     else:
-        for file in args.folder.glob("*.img"):
-            Disk(args.folder, file.stem).remove()
-        shutil.rmtree(args.folder)
+        remove(args.folder)
 
 
 if __name__ == "__main__":

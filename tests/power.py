@@ -25,9 +25,7 @@ from fleet import ROOT, container, docker
 from lab.disks import Disk
 
 DISKS = fleet.STATE / "disks"
-COPIES = fleet.STATE / "copies"
 MODULES = ROOT / "plugins/module_utils/roverwatch"
-# A copy takes a tenth of a second where the machine is idle.
 EVERY_SECONDS = 1.0
 START_SECONDS = 90.0
 
@@ -69,7 +67,6 @@ class Camera:
         self.moments: dict[str, list[Moment]] = {host: [] for host in hosts}
         self._task = ""
         self._ended: list[tuple[float, str, str]] = []
-        COPIES.mkdir(exist_ok=True)
 
     def watch(self, playbook: str, *args: str) -> fleet.Run:
         """Run a playbook; the copies are in `moments` when it has ended, the last of each machine from its end."""
@@ -111,7 +108,7 @@ class Camera:
 
     def _take(self, host: str, slot: int, began: float) -> None:
         at = time.monotonic() - began
-        copy = disk(host).copy(COPIES / f"{self.name}-{host}-{slot}.img")
+        copy = disk(host).copy(f"{self.name}-{host}-{slot}")
         moment = Moment(host, copy, at)
         if slot < len(self.moments[host]):
             self.moments[host][slot] = moment
@@ -158,7 +155,7 @@ def keep(host: str, name: str) -> Path:
     """A copy of a machine's disk with everything on it: the machine is shut down for it, and started again."""
     docker("stop", "--time", "60", container(host))
     disk(host).unmount()
-    kept: Path = disk(host).copy(COPIES / f"{name}-{host}.img")
+    kept: Path = disk(host).copy(f"{name}-{host}")
     disk(host).mount()
     docker("start", container(host))
     assert fleet.eventually(lambda: _is_up(host), START_SECONDS), f"{host} does not start"

@@ -117,9 +117,17 @@ def deployed() -> dict[str, list[power.Moment]]:
 
 
 @pytest.fixture(scope="module")
-def provisioned(deployed: dict[str, list[power.Moment]]) -> dict[str, Path]:
+def kept(deployed: dict[str, list[power.Moment]]) -> dict[str, Path]:
     """Copies of the provisioned machines with everything on their disks, by host."""
     return {host: power.keep(host, "provisioned") for host in (ROBOT, HUB)}
+
+
+@pytest.fixture
+def provisioned(kept: dict[str, Path]) -> None:
+    """Both machines, whatever the test before has done to them."""
+    for host, copy in kept.items():
+        power.start_from(host, copy)
+    assert eventually(lambda: playbook("health.yml").rc == 0, HEALTHY_SECONDS, every=2)
 
 
 def test_a_hub_in_the_middle_of_its_deployment(deployed, provisioned, report):
@@ -145,7 +153,6 @@ def test_a_robot_in_the_middle_of_an_update_or_of_its_rollback_ends_it_by_itself
     """Of its image and a binary. The old ones run again without the controller; the new ones if they were confirmed."""
     made = releases.prepare()
     arguments = [*made["sensor_good"], *made["vmagent_good"], "--extra-vars", json.dumps(UPDATE), "--limit", ROBOT]
-    power.start_from(ROBOT, provisioned[ROBOT])
     forget_rollouts()
     update = power.Camera("update", [ROBOT], MOMENTS, SEED)
     run = update.watch("rolling_update.yml", *arguments)
@@ -173,7 +180,6 @@ def forget_rollouts() -> None:
 
 
 def test_a_robot_in_the_middle_of_being_decommissioned(provisioned, report):
-    power.start_from(ROBOT, provisioned[ROBOT])
     camera = power.Camera("decommission", [ROBOT], MOMENTS, SEED)
     run = camera.watch("decommission.yml", "-e", "decommission_confirm=yes", "--limit", ROBOT)
     assert run.rc == 0, run.output[-6000:]
@@ -185,8 +191,6 @@ def test_a_robot_in_the_middle_of_being_decommissioned(provisioned, report):
 
 
 def test_a_hub_in_the_middle_of_a_backup(provisioned, report):
-    power.start_from(HUB, provisioned[HUB])
-    assert eventually(lambda: playbook("health.yml", "--limit", HUB).rc == 0, HEALTHY_SECONDS)
     camera = power.Camera("backup", [HUB], MOMENTS, SEED)
     run = camera.watch("backup.yml", *BACKUP)
     assert run.rc == 0, run.output[-6000:]
