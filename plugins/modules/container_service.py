@@ -8,8 +8,8 @@ module: container_service
 short_description: Run a verified image of the store in one or several capped containers
 description:
   - The twin of M(roverwatch.fleet.binary_service) for an image. It is loaded into the engine under its own tag, beside
-    its older versions, its id must be the manifest's, and its layers must be what that id says. One that a power cut has
-    emptied is removed and loaded again.
+    its older versions, its id must be the manifest's, and its layers must be what that id says. One that a power cut
+    has emptied is removed and loaded again.
   - Each container runs in C(roverwatch.slice) under its own cap, without capabilities, on a read-only root and on the
     machine's network, as a systemd unit of its own. Only a small supervisor stays beside the container.
   - The instances are brought up to date one after the other; each must be ready before the next one's turn comes. Those
