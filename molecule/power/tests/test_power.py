@@ -144,6 +144,38 @@ def test_a_robot_right_after_its_deployment(deployed, provisioned, report):
         cut.repair()
 
 
+# What cuts have left on disks that nobody had synced, all at once: of the image some files, as after a slow load, which
+# keep its name and its id; a program, a unit, and what enables one.
+DAMAGE = """
+set -eu
+storage=/var/lib/containers/storage
+files=$(find $storage/overlay/*/diff -name '*.py' -size +0 | sort | head -n 240)
+[ $(echo "$files" | wc -l) = 240 ]
+truncate --size 0 $files
+: > $storage/defaultNetworkBackend
+for program in /opt/roverwatch/node_exporter/*/node_exporter; do rm $program; : > $program; done
+: > /etc/systemd/system/roverwatch-vmagent.service
+link=/etc/systemd/system/multi-user.target.wants/roverwatch-victoriametrics.service
+rm $link
+: > $link
+sync
+"""
+
+
+def test_what_a_cut_has_emptied_is_found_and_repaired(provisioned, report):
+    docker("exec", container(ROBOT), "sh", "-c", DAMAGE)
+    cut = Cut(power.Moment(ROBOT, power.disk(ROBOT).copy(f"emptied-{ROBOT}-0"), 0.0), report)
+    cut.line["untrue"] = power.untrue_records(ROBOT)
+    assert {path.split("/")[3] for path in cut.line["untrue"]} == {"sensor", "node_exporter"}
+    checked = playbook("site.yml", "--check", "--limit", ROBOT)
+    assert checked.rc == 0, checked.output[-6000:]
+    assert checked.changed(), "check mode sees it as well"
+    assert power.untrue_records(ROBOT) == cut.line["untrue"]
+    cut.repair()
+    assert not power.untrue_records(ROBOT)
+    assert not playbook("site.yml", "--limit", ROBOT).changed()
+
+
 def status(robot: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(docker("exec", container(robot), "/usr/local/sbin/roverwatch-release", "status"))
     return found
