@@ -156,8 +156,20 @@ def test_a_layer_that_another_version_has_as_well_is_repaired_with_it(machine: M
     assert machine.lacks(old)
 
 
+def test_an_image_that_is_loaded_is_read_only_where_one_before_it_is_in_doubt(machine: Machine) -> None:
+    machine.bring(*machine.image("1", OLD))
+    assert "save" not in machine.calls()
+    machine.bring(*machine.image("2", NEW))
+    assert "save" not in machine.calls()
+    machine.boot()
+    machine.bring(*machine.image("3", b"a third program"))
+    assert "save" in machine.calls()
+
+
 def test_what_cannot_be_repaired_is_said(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry, file = machine.image("1", OLD)
+    machine.bring(*machine.image("1", OLD))
+    machine.boot()
+    entry, file = machine.image("2", NEW)
 
     def damaged(*_: str) -> None:
         raise engine.Damaged("file integrity checksum failed")

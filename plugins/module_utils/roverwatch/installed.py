@@ -46,7 +46,7 @@ def is_whole(entry: Mapping[str, str], container_engine: Optional[str], check_mo
     seen = _look(entry, container_engine)
     if seen is None:
         return False
-    if _recorded(entry) == seen:
+    if _json(_record_path(entry)) == seen:
         return True
     try:
         _read(entry, container_engine)
@@ -85,9 +85,10 @@ def _record_path(entry: Mapping[str, str]) -> Path:
     return ROOT / entry["name"] / entry["version"] / RECORD
 
 
-def _recorded(entry: Mapping[str, str]) -> Any:
+def _json(path: Path) -> Any:
+    """What a record says; None where there is none, or an empty one."""
     try:
-        return json.loads(_record_path(entry).read_text())
+        return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
 
@@ -167,30 +168,44 @@ def _load_image(entry: Mapping[str, str], container_engine: Optional[str], stage
     with gzip.open(staged) as packed, archive.open("wb") as unpacked:
         shutil.copyfileobj(packed, unpacked, 1 << 20)
     reference, wanted = entry["reference"], entry["image_id"]
+    doubted = _doubted(entry["name"], container_engine)
     engine.load(container_engine, archive, reference, wanted)
-    try:
-        found = _opened(container_engine, reference)
-    except engine.Damaged:
-        # A layer of it was there already, emptied by a power cut, and other versions stand on it as well.
-        engine.remove(container_engine, engine.ids(container_engine, IMAGE_PREFIX + entry["name"]))
-        engine.load(container_engine, archive, reference, wanted)
-        try:
-            found = _opened(container_engine, reference)
-        except engine.Damaged as error:
-            raise ArtifactError(
-                "{0} has loaded {1}, and does not keep it whole: {2}. Images of others share its layers, or the disk "
-                "fails: see dmesg, and the runbook's section on power cuts".format(container_engine, reference, error)
-            ) from error
+    if doubted:
+        _check_loaded(entry, container_engine, archive)
+    found = engine.image_id(container_engine, reference)
     if found != wanted:
         raise ArtifactError(
             "{} loaded {} as {}, but the manifest says {}".format(container_engine, reference, found, wanted)
         )
 
 
-def _opened(container_engine: str, reference: str) -> Optional[str]:
-    """The id of an image, of which all was read. Raises engine.Damaged."""
-    engine.check(container_engine, reference)
-    return engine.image_id(container_engine, reference)
+def _doubted(name: str, container_engine: str) -> bool:
+    """Whether there is an image of an artifact that was not found whole in this boot: the next one may share layers."""
+    boot_id = BOOT_ID.read_text().strip()
+    try:
+        there = engine.ids(container_engine, IMAGE_PREFIX + name)
+    except engine.EngineError:
+        return True  # it cannot even list them
+    records = [_json(path) for path in (ROOT / name).glob("*/" + RECORD)]
+    return not set(there) <= {record["image_id"] for record in records if record and record["boot_id"] == boot_id}
+
+
+def _check_loaded(entry: Mapping[str, str], container_engine: str, archive: Path) -> None:
+    """Read an image that was just loaded; without all older versions, if one of them has emptied layers of it."""
+    reference = entry["reference"]
+    try:
+        engine.check(container_engine, reference)
+        return
+    except engine.Damaged:
+        engine.remove(container_engine, engine.ids(container_engine, IMAGE_PREFIX + entry["name"]))
+    engine.load(container_engine, archive, reference, entry["image_id"])
+    try:
+        engine.check(container_engine, reference)
+    except engine.Damaged as error:
+        raise ArtifactError(
+            "{0} has loaded {1}, and does not keep it whole: {2}. Images of others share its layers, or the disk "
+            "fails: see dmesg, and the runbook's section on power cuts".format(container_engine, reference, error)
+        ) from error
 
 
 def remove(name: str, container_engine: Optional[str], check_mode: bool) -> bool:
