@@ -27,7 +27,8 @@ SEED = 20261128
 BACKUP = ["-e", "backup_destination=fs:///var/lib/backups"]
 UPDATE = {
     "rollout_release": "test-power",
-    "rollout_bake": "5s",
+    # Several scrapes: of two, a machine that started a moment ago has missed one.
+    "rollout_bake": "20s",
     "rollout_deadline": "300s",
     "rollout_gate_patience": "20s",
 }
