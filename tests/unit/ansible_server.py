@@ -18,7 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-# For modules: what Ansible sends with each of them, and what those for Google Cloud find on their machine.
+# Imported so that the forks have them, and used by nothing here (F401): what Ansible sends with each module, and what
+# those for Google Cloud find on their machine.
 import ansible.module_utils._internal._ansiballz._loader  # noqa: F401
 import google.auth.compute_engine
 import google.auth.transport.requests
@@ -68,6 +69,7 @@ def run_module(asked: dict[str, Any], program: int, out: int, err: int, ended: i
 
 def leave_modules_to(channel: socket.socket) -> None:
     """Have the connection to this machine ask the other process, if it is that Python which a task wants."""
+    # Not at the top: the process for modules, which forks before this, must have no controller in it.
     from ansible.plugins.connection.local import Connection  # noqa: PLC0415
 
     started = Connection.exec_command

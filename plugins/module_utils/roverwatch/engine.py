@@ -97,7 +97,7 @@ def _digest(content: IO[bytes], documents: Dict[str, bytes], name: str) -> str:
 
 
 def load(engine: str, archive: Path, reference: str, wanted: str) -> None:
-    """Load an image, which is on the disk with all of its files when this returns. Raises EngineError.
+    """Load an image. Its files are not on the disk before its `storage` is synced. Raises EngineError.
 
     `wanted` is the id that it has. One of this id that is there already goes first, with the containers that stand on
     it: the engine would keep its files, whatever is in them.
@@ -107,7 +107,6 @@ def load(engine: str, archive: Path, reference: str, wanted: str) -> None:
     if image_id(engine, reference) in (None, wanted):
         forget(engine, wanted)
     output([engine, "load", "--input", str(archive)])
-    disk.sync(*storage(engine))
 
 
 def forget(engine: str, image: str) -> None:
