@@ -173,7 +173,7 @@ FLEET = Dashboard(
                     queries=(
                         Query(
                             f"max by (robot) (container_memory_working_set_bytes{{{_SLICE}}})"
-                            f" / max by (robot) (container_spec_memory_limit_bytes{{{_SLICE}}})",
+                            f" / max by (robot) (container_spec_memory_limit_bytes{{{_SLICE}}} > 0)",
                             "{{robot}}",
                         ),
                     ),
@@ -187,7 +187,7 @@ FLEET = Dashboard(
                         Query(
                             "topk_max(10,"
                             f" max by (robot, name) (container_memory_working_set_bytes{{{_SERVICE}}})"
-                            f" / max by (robot, name) (container_spec_memory_limit_bytes{{{_SERVICE}}}))",
+                            f" / max by (robot, name) (container_spec_memory_limit_bytes{{{_SERVICE}}} > 0))",
                             "{{robot}} {{name}}",
                         ),
                     ),
@@ -495,7 +495,7 @@ ROBOT = Dashboard(
                     queries=(
                         Query(
                             f'max(container_memory_working_set_bytes{{robot="$robot",{_SLICE}}})'
-                            f' / max(container_spec_memory_limit_bytes{{robot="$robot",{_SLICE}}})',
+                            f' / max(container_spec_memory_limit_bytes{{robot="$robot",{_SLICE}}} > 0)',
                             "of budget",
                         ),
                     ),
@@ -553,7 +553,7 @@ ROBOT = Dashboard(
                     queries=(
                         Query(
                             f'max by (name) (container_memory_working_set_bytes{{robot="$robot",{_SERVICE}}})'
-                            f' / max by (name) (container_spec_memory_limit_bytes{{robot="$robot",{_SERVICE}}})',
+                            f' / max by (name) (container_spec_memory_limit_bytes{{robot="$robot",{_SERVICE}}} > 0)',
                             "{{name}}",
                         ),
                     ),

@@ -115,7 +115,10 @@ def test_the_sensor_service_says_what_the_kernel_says_of_every_service(host):
 
     limits = {unit: min(limit for _, limit in chain[:-1] if limit is not None) for unit, chain in chains.items()}
     limits |= {"roverwatch-sensor.service": supervisor[0][1], fleet.SLICE: fleet.BUDGET}
-    assert watched.said.pop("container_spec_memory_limit_bytes") == limits
+    # What a timer starts is seen if it happens to run just then.
+    passing = {"roverwatch-firewall-metrics": 32 << 20}
+    assert limits.items() <= watched.said["container_spec_memory_limit_bytes"].items() <= (limits | passing).items()
+    watched.said.pop("container_spec_memory_limit_bytes")
     known = {metric for metric in SLACK if any(watched.kernel[path][0][metric] is not None for path in paths.values())}
     # cgroup v2 keeps no peak before kernel 5.19.
     assert known >= set(SLACK) - {"container_memory_max_usage_bytes"}
@@ -126,7 +129,7 @@ def test_the_sensor_service_says_what_the_kernel_says_of_every_service(host):
         # Where cpu and cpuacct are mounted apart, as on some hosts of the lab, systemd counts no time of services.
         assert counted == set(paths) or metric == "container_cpu_usage_seconds_total", metric
         assert counted >= {"roverwatch-sensor", fleet.SLICE}
-        assert set(watched.said[metric]) == counted, metric
+        assert counted <= set(watched.said[metric]) <= counted | set(passing), metric
         for name in counted:
             kernel = [found[metric] for found in watched.kernel[paths[name]]]
             said = watched.said[metric][name]
