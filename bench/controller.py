@@ -95,7 +95,7 @@ def main() -> None:
     for robots in FLEETS:
         print(f"site.yml for {robots} robots on paper", flush=True)
         runs.append(site(robots))
-    print("once more, with plugins loaded for each task anew", flush=True)
+    print("once more, with plugins loaded and templates compiled for each task anew", flush=True)
     without = [site(robots, ANSIBLE_CALLBACKS_ENABLED="ansible.posix.timer") for robots in (FLEETS[0], FLEETS[-1])]
     first, last = runs[0], runs[-1]
     print(f"{first.calls} empty tasks on the same robots", flush=True)
@@ -116,8 +116,8 @@ def main() -> None:
         f"Measured on {machine()}.",
         table(header, [[str(value) for value in row.values()] for row in rows]),
         f"Each robot beyond the first {first.robots} takes {further['up to all']} s of CPU, and in the smaller half of"
-        f" these fleets {further['up to half']} s. Without the callback `preload`, which loads plugins before Ansible"
-        f" forks, it is {further['without the callback preload']} s.",
+        f" these fleets {further['up to half']} s. Without the callback `preload`, which loads plugins and compiles"
+        f" templates before Ansible forks, it is {further['without the callback preload']} s.",
         f"As many empty tasks (`ping`) as a robot has module calls, in the same run, take {floor} s: the"
         f" ratio is {further['up to all'] / floor:.2f}.",
     ]
