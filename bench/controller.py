@@ -96,7 +96,7 @@ def main() -> None:
         print(f"site.yml for {robots} robots on paper", flush=True)
         runs.append(site(robots))
     print("once more, with plugins loaded and templates compiled for each task anew", flush=True)
-    without = [site(robots, ANSIBLE_CALLBACKS_ENABLED="ansible.posix.timer") for robots in (FLEETS[0], FLEETS[-1])]
+    without = [site(robots, ANSIBLE_CALLBACKS_ENABLED="roverwatch.fleet.rollout") for robots in (FLEETS[0], FLEETS[-1])]
     first, last = runs[0], runs[-1]
     print(f"{first.calls} empty tasks on the same robots", flush=True)
     floor = further_robot(*(empty(first.calls, robots) for robots in (FLEETS[0], FLEETS[-1])))

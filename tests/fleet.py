@@ -48,6 +48,8 @@ class Run:
     output: str
     # By host: ok, changed, failed, unreachable…
     recap: dict[str, dict[str, int]]
+    # Of the output, what a program would read.
+    stdout: str = ""
 
     def changed(self) -> dict[str, int]:
         return {host: counts["changed"] for host, counts in self.recap.items() if counts["changed"]}
@@ -73,7 +75,7 @@ def playbook(name: str, *args: str, inventory: Path = INVENTORY) -> Run:
         host: {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", counts)}
         for host, counts in re.findall(r"^(\S+) +: (ok=\d+ .*)$", output, re.MULTILINE)
     }
-    return Run(done.returncode, output, recap)
+    return Run(done.returncode, output, recap, done.stdout)
 
 
 def eventually(check: Callable[[], Any], seconds: float, every: float = 0.5) -> Any:

@@ -7,7 +7,6 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
     backfill,
     backfill_report,
@@ -16,8 +15,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
 )
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.report import message
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sample_counts import Counts
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 
 class ActionModule(ActionBase):
@@ -103,7 +101,7 @@ class ActionModule(ActionBase):
             if answer.get("failed"):
                 copied.problem = message(answer)
             else:
-                display.display(backfill.progress(self.host, hub["name"], missing.before(copied.chunks), missing))
+                tell(backfill.progress(self.host, hub["name"], missing.before(copied.chunks), missing))
         return copied
 
     def _step(self, step: str, **args: Any) -> dict[str, Any]:

@@ -9,11 +9,9 @@ from typing import Any
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backfill_report, report
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 # What is registered on each robot.
 REGISTERED = ("plan", "own", "before", "copy", "after", "own_closer", "after_closer")
@@ -38,8 +36,8 @@ class ActionModule(ActionBase):
         }
         verdict = backfill_report.Report(robots, unreachable, self._task.check_mode)
         for line in verdict.lines():
-            display.display(line.text, color=None if line.healthy is None else _colour(line.healthy))
-        display.display(verdict.summary, color=_colour(not verdict.problems))
+            tell(line.text, color=None if line.healthy is None else _colour(line.healthy))
+        tell(verdict.summary, color=_colour(not verdict.problems))
         if not self._task.check_mode:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             write_atomically(Path(args["path"]), json.dumps(verdict.as_dict(now), indent=2) + "\n")

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, gcp_firewall
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.gcp_firewall import Json, Plan, Settings
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 LIST = "google.cloud.gcp_compute_firewall_info"
 EMPTY = (
@@ -61,7 +59,7 @@ class ActionModule(ActionBase):
     def _planned(self, plan: Plan) -> dict[str, Any]:
         if self._task.check_mode:
             for step in plan.steps:
-                display.display(f"GCP project {self.settings.project}: would {step.what}")
+                tell(f"GCP project {self.settings.project}: would {step.what}")
         return {
             # What is changed is changed by the tasks after this one. A diff is shown of what is changed alone.
             "changed": bool(plan.steps) and bool(self._task.check_mode or self._task.diff),

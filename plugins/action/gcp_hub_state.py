@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import gcp_hub
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp_hub_api import Compute, GcpError
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 CREDENTIALS = ("auth_kind", "service_account_file", "access_token")
 PLACE = ("project", "zone", "name")
@@ -36,9 +34,7 @@ class ActionModule(ActionBase):
         if problems:
             return _failed("Nothing was changed in Google Cloud", problems)
         try:
-            self.compute = Compute(
-                self.hub.project, {name: args.get(name) or None for name in CREDENTIALS}, display.display
-            )
+            self.compute = Compute(self.hub.project, {name: args.get(name) or None for name in CREDENTIALS}, tell)
             return {"plan": self._plan, "removal": self._removal, "ready": self._ready, "host_key": self._host_key}[
                 args["command"]
             ]()
@@ -77,7 +73,7 @@ class ActionModule(ActionBase):
         """The modules that do it know no check mode, so what they would do is said here."""
         lines = [f"{verb} the {gcp_hub.CALLED[kind]} {self.hub.names[kind]}" for kind in kinds]
         for line in lines:
-            display.display(f"{'would ' if self._task.check_mode else ''}{line} in {self.hub.project}")
+            tell(f"{'would ' if self._task.check_mode else ''}{line} in {self.hub.project}")
         result: dict[str, Any] = {"changed": bool(lines) and self._task.check_mode, verb: kinds}
         if lines:
             result["diff"] = {"before": "", "after": "".join(f"{line}\n" for line in lines)}
@@ -94,7 +90,7 @@ class ActionModule(ActionBase):
                     ["see what its start printed: gcloud compute instances get-serial-port-output " + self._at()],
                 )
             if number == 0:
-                display.display(f"{self.hub.name} starts; waiting until its data disk is mounted")
+                tell(f"{self.hub.name} starts; waiting until its data disk is mounted")
             time.sleep(PAUSES[min(number, len(PAUSES) - 1)])
             number += 1
         if said != "ready":

@@ -11,11 +11,9 @@ from typing import Any
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import report
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils import pages
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 
 class ActionModule(ActionBase):
@@ -37,8 +35,8 @@ class ActionModule(ActionBase):
         machines = _machines(task_vars or {}, args["results"], args["robots_group"])
         verdict = report.build(machines, args["max_sample_age_seconds"])
         for line in verdict.lines():
-            display.display(line.text, color=_colour(line.healthy))
-        display.display(verdict.summary, color=_colour(verdict.healthy))
+            tell(line.text, color=_colour(line.healthy))
+        tell(verdict.summary, color=_colour(verdict.healthy))
         if not self._task.check_mode:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             written = json.dumps(verdict.as_dict(now), indent=2) + "\n"
@@ -46,7 +44,7 @@ class ActionModule(ActionBase):
             if args["page"]:
                 # Of the same data as the file, so the page can be made from the file as well.
                 write_atomically(Path(args["page"]), pages.health(json.loads(written)))
-                display.display(f"see {_short(args['page'])} in any browser; for programs, {_short(args['path'])}")
+                tell(f"see {_short(args['page'])} in any browser; for programs, {_short(args['path'])}")
         return {"changed": False, "failed": not verdict.healthy, "msg": verdict.summary}
 
 

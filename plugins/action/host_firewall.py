@@ -11,11 +11,9 @@ from typing import Any
 from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, nftables
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 MODULE = "roverwatch.fleet.host_firewall"
 TOOL = "/usr/local/sbin/roverwatch-firewall"
@@ -116,7 +114,7 @@ class ActionModule(ActionBase):
                     }
                 if not said:
                     text = "no new connection gets in under the new rules; waiting until they have been taken back"
-                    display.display(f"{host}: {text}, which takes up to {seconds} s", color=C.COLOR_WARN)
+                    tell(f"{host}: {text}, which takes up to {seconds} s", color=C.COLOR_WARN)
                     said = True
                 time.sleep(RETRY_SECONDS)
         if answer["rc"] == 0:

@@ -9,11 +9,9 @@ from typing import Any
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import load_report
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 
 class ActionModule(ActionBase):
@@ -28,8 +26,8 @@ class ActionModule(ActionBase):
         hosts = variables["ansible_play_hosts_all"]
         verdict = load_report.Report.of({host: variables["hostvars"][host].get(args["results"]) for host in hosts})
         for line in verdict.lines():
-            display.display(line.text, color=None if line.healthy is None else _colour(line.healthy))
-        display.display(verdict.summary, color=_colour(not verdict.problems))
+            tell(line.text, color=None if line.healthy is None else _colour(line.healthy))
+        tell(verdict.summary, color=_colour(not verdict.problems))
         if not self._task.check_mode:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             write_atomically(Path(args["path"]), json.dumps(verdict.as_dict(now), indent=2) + "\n")

@@ -7,11 +7,9 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import load
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 
 class ActionModule(ActionBase):
@@ -36,7 +34,7 @@ class ActionModule(ActionBase):
         try:
             outcome = artifacts.bring_program(self, load.GENERATOR, self.variables)
             if not outcome.get("failed"):
-                display.display(f"{self.host}: {result['planned']}")
+                tell(f"{self.host}: {result['planned']}")
                 outcome = self._load(plan, found["url"], outcome["path"])
         finally:
             left = self._step("end")
@@ -68,7 +66,7 @@ class ActionModule(ActionBase):
             figures = load.Figures.from_dict(done["figures"])
             total.add(figures)
             elapsed = time.monotonic() - start
-            display.display(load.progress(self.host, elapsed, plan, figures))
+            tell(load.progress(self.host, elapsed, plan, figures))
             slices.append({"elapsed_seconds": round(elapsed, 1), **load.summary(figures)})
         return {"total": total, "slices": slices}
 

@@ -9,13 +9,11 @@ from typing import Any
 from ansible import constants as C
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.images import BuildError, read_dockerfile
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.outdated import pins
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.outdated.pins import Pin, Report, Row
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 
 class ActionModule(ActionBase):
@@ -37,7 +35,7 @@ class ActionModule(ActionBase):
         if not args["write"]:
             asked = [*map(pins.bundle, args["bundles"]), *tags, *asked]
             asked += pins.actions([Path(file) for file in args["workflows"]], root)
-        rows = dict(zip(asked, pins.ask(asked, lambda who: display.display(f"waiting for {who}")), strict=True))
+        rows = dict(zip(asked, pins.ask(asked, lambda who: tell(f"waiting for {who}")), strict=True))
         written: list[Row] = []
         if args["write"] and not self._task.check_mode:
             written += _write_locks({file: rows[pin] for file, pin in locks.items()})
@@ -83,13 +81,13 @@ def _write_digests(file: Path, rows: Mapping[str, Row]) -> list[Row]:
 
 def _show(report: Report) -> None:
     for text, row in report.table:
-        display.display(text, color=_colour(row) if row else None)
+        tell(text, color=_colour(row) if row else None)
     for title, texts in report.sections:
-        display.display(f"\n{title}:")
+        tell(f"\n{title}:")
         for text in texts:
-            display.display(f"  {text}")
-    display.display("")
-    display.display(report.summary, color=C.COLOR_ERROR if report.unasked else C.COLOR_OK)
+            tell(f"  {text}")
+    tell("")
+    tell(report.summary, color=C.COLOR_ERROR if report.unasked else C.COLOR_OK)
 
 
 def _colour(row: Row) -> str | None:

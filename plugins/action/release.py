@@ -8,10 +8,8 @@ from typing import Any
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import rollout
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 TOOL = "/usr/local/sbin/roverwatch-release"
 # What the tool exits with when the robot is back on the old version, which is not well.
@@ -49,7 +47,7 @@ class ActionModule(ActionBase):
                 good = status["state"] == "rolled_back"
                 on = f"on {status['release']}" if status["release"] else "on what it had before its first release"
                 text = f"{robot}: {status['state'].replace('_', ' ')}, {on}: {self._reason(status)}"
-                display.display(text, color=C.COLOR_WARN if good else C.COLOR_ERROR)
+                tell(text, color=C.COLOR_WARN if good else C.COLOR_ERROR)
                 # Back, and not well: whoever asked has to know. The reason is the robot's.
                 status |= {"failed": not good, "msg": self._reason(status)}
         return status

@@ -8,10 +8,8 @@ from typing import Any
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import report
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 COLUMNS = ("ROBOT", "RELEASE", "STATE", "SINCE", "PREVIOUS", "AT THE HUB", "NOTE")
 GOOD = ("confirmed",)
@@ -32,10 +30,10 @@ class ActionModule(ActionBase):
             status = variables["hostvars"][machine.name].get(self._task.args["statuses"]) or {}
             rows.append(_row(machine.name, status, heard.get(machine.name)))
         width = [max(len(column), *(len(row[column]) for row in rows)) for column in COLUMNS]
-        display.display("  ".join(column.ljust(size) for column, size in zip(COLUMNS, width, strict=True)).rstrip())
+        tell("  ".join(column.ljust(size) for column, size in zip(COLUMNS, width, strict=True)).rstrip())
         for row in rows:
             text = "  ".join(row[column].ljust(size) for column, size in zip(COLUMNS, width, strict=True)).rstrip()
-            display.display(text, color=C.COLOR_OK if row["STATE"] in GOOD and not row["NOTE"] else C.COLOR_WARN)
+            tell(text, color=C.COLOR_OK if row["STATE"] in GOOD and not row["NOTE"] else C.COLOR_WARN)
         return {"changed": False, "robots": rows}
 
 

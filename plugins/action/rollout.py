@@ -15,11 +15,9 @@ from typing import Any
 from ansible import constants as C
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import durations, report, rollout
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 DURATIONS = ("rollout_deadline", "rollout_bake", "rollout_gate_patience")
 NOT_THERE = "cannot be reached"
@@ -115,17 +113,15 @@ class ActionModule(ActionBase):
         write_atomically(Path(plan["directory"]) / "result.json", json.dumps(cut_off, indent=2) + "\n")
 
     def _say_plan(self, plan: dict[str, Any], found: rollout.Sorted) -> None:
-        display.display(f"rollout {plan['release']}: journal in {plan['directory']}/journal.jsonl")
+        tell(f"rollout {plan['release']}: journal in {plan['directory']}/journal.jsonl")
         for wave in plan["waves"]:
-            display.display(
-                f"  wave {wave['number']}: {report.count(len(wave['robots']), 'robot')}: {_some(wave['robots'])}"
-            )
+            tell(f"  wave {wave['number']}: {report.count(len(wave['robots']), 'robot')}: {_some(wave['robots'])}")
         for words, robots, colour in (
             ("has it", found.updated, C.COLOR_OK),
             ("pending", list(found.pending), C.COLOR_WARN),
         ):
             if robots:
-                display.display(f"  {words}: {report.count(len(robots), 'robot')}: {_some(robots)}", color=colour)
+                tell(f"  {words}: {report.count(len(robots), 'robot')}: {_some(robots)}", color=colour)
 
     # one wave
 
@@ -145,10 +141,10 @@ class ActionModule(ActionBase):
         robots, pending, found = rollout.admit(wave, statuses, [_answer(answer) for answer in self.args["answers"]])
         self._journal(phase="wave_started", wave=wave.number, reason="")
         last = self.current["waves"][-1]["number"]
-        display.display(f"wave {wave.number} of {last}: {report.count(len(robots), 'robot')}: {_some(robots)}")
+        tell(f"wave {wave.number} of {last}: {report.count(len(robots), 'robot')}: {_some(robots)}")
         for robot, why in pending.items():
             self._journal(robot=robot, phase="pending", wave=wave.number, to=self.current["release"], reason=why)
-            display.display(f"  {robot}: pending: {why}", color=C.COLOR_WARN)
+            tell(f"  {robot}: pending: {why}", color=C.COLOR_WARN)
         if found.outcome != "pass":
             return self._pause(wave, rollout.PAUSED, f"was not begun, as nobody could judge it: {found.reason}")
         if not robots and self._first(wave):
@@ -180,7 +176,7 @@ class ActionModule(ActionBase):
                     phase="gate", wave=wave.number, gate=f"{answer['hub']}: {gate['name']}", outcome=gate["outcome"],
                     reason=gate["detail"],
                 )  # fmt: skip
-                display.display(
+                tell(
                     f"  {answer['hub']}: {gate['name']}: {gate['outcome'].replace('_', ' ')}: {gate['detail']}",
                     color={"pass": C.COLOR_OK, "fail": C.COLOR_ERROR}.get(gate["outcome"], C.COLOR_WARN),
                 )

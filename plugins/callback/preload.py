@@ -12,6 +12,10 @@ description:
   - Changes nothing else; without it a run is only slower.
 """
 
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import ansible_core
+
+ansible_core.refuse_older()
+
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import CodeType

@@ -26,6 +26,7 @@ from ansible.plugins.callback import CallbackBase
 from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import report, rollout
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils import pages
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 ACTION = "roverwatch.fleet.rollout"
 
@@ -72,9 +73,9 @@ class CallbackModule(CallbackBase):
         good = whole["outcome"] == rollout.UPDATED
         for line in pages.rollout_lines(whole):
             colour = {True: C.COLOR_OK, False: C.COLOR_ERROR, None: None}[line.healthy]
-            self._display.display(line.text, color=colour)
-        self._display.display(f"report: {folder}/report.html")
-        self._display.display(rollout.sentence(whole), color=C.COLOR_OK if good else C.COLOR_ERROR)
+            tell(line.text, color=colour)
+        tell(f"report: {folder}/report.html")
+        tell(rollout.sentence(whole), color=C.COLOR_OK if good else C.COLOR_ERROR)
 
     def _append(self, **line: Any) -> None:
         assert self.plan is not None

@@ -59,6 +59,10 @@ options:
     default: false
 """
 
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import ansible_core
+
+ansible_core.refuse_older()
+
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any

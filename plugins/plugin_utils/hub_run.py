@@ -7,12 +7,10 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backup_plan
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import from_bytes
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts
-
-display = Display()
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 POLL_SECONDS = 2
 PREFIXES = ("backup_", "restore_")
@@ -60,7 +58,7 @@ class HubRun(ActionBase):
             raise AnsibleActionFail(f"{self.host}: {error}") from error
 
     def say(self, text: str) -> None:
-        display.display(f"{self.host}: {text}")
+        tell(f"{self.host}: {text}")
 
     def step(self, name: str, **args: Any) -> dict[str, Any]:
         """One call of the module on the hub."""

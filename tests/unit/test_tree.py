@@ -48,6 +48,13 @@ def test_every_role_can_be_taken_off_again(role):
     assert (ROOT / "roles" / role / "tasks" / "uninstall.yml").exists()
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "playbooks").rglob("*.yml")), ids=lambda path: path.stem)
+def test_every_play_names_the_strategy_that_it_is_written_for(path):
+    """An operator's environment may have another: with `free`, what is done once for all hosts is done for each."""
+    plays = [play for play in load(path) if "hosts" in play] if isinstance(load(path), list) else []
+    assert [play["name"] for play in plays if play.get("strategy") != "linear"] == []
+
+
 def tracked() -> list[Path]:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [path for path in map(ROOT.joinpath, listed.splitlines()) if path.is_file() and not path.is_symlink()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import fleet
@@ -39,9 +40,11 @@ def test_a_container_that_dies_is_started_again_by_the_unit(host):
     assert fleet.worker_pid(host, UNIT) != before
 
 
-def test_health_knows_docker_too(host):
+def test_health_knows_docker_too_and_a_program_can_read_what_ansible_says(monkeypatch):
+    monkeypatch.setenv("ANSIBLE_STDOUT_CALLBACK", "ansible.posix.json")
     run = fleet.playbook("health.yml", "--limit", "robot-1,hub-1")
     assert run.rc == 0, run.output
+    assert json.loads(run.stdout)["stats"]["robot-1"]["failures"] == 0
 
 
 def test_a_container_over_its_cap_is_killed_and_counted(host):
