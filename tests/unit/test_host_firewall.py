@@ -320,7 +320,7 @@ class Controller:
         self.apt: dict[str, Any] = {}
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         patch.setattr(action, "time", clock)
-        patch.setattr(action, "display", SimpleNamespace(display=lambda text, color: self.said.append(text)))
+        patch.setattr(action, "tell", lambda text, color: self.said.append(text))
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
