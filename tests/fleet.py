@@ -78,7 +78,7 @@ def playbook(name: str, *args: str, inventory: Path = INVENTORY) -> Run:
     return Run(done.returncode, output, recap, done.stdout)
 
 
-def eventually(check: Callable[[], Any], seconds: float, every: float = 0.5) -> Any:
+def eventually(check: Callable[[], Any], seconds: float, every: float = 1) -> Any:
     """Call until the answer is true or the time is up; returns the last answer, which the test asserts."""
     deadline = time.monotonic() + seconds
     while True:

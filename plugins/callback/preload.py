@@ -17,6 +17,7 @@ from ansible_collections.roverwatch.fleet.plugins.plugin_utils import ansible_co
 ansible_core.refuse_older()
 
 import functools
+import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any
@@ -120,3 +121,4 @@ class CallbackModule(CallbackBase):
         engine = TemplateEngine()
         for template in set(templates([*variables, *(task.args for task in called)])):
             engine._compile_template(template, TemplateOptions.DEFAULT)
+        gc.freeze()
