@@ -16,21 +16,21 @@ from typing import Any
 import yaml
 from ansible import constants as C
 from ansible.errors import AnsibleError
-from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
     capacity,
     certificates,
     firewall,
+    ports,
     requirements,
 )
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import to_bytes
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils import machine_files, role_options, verified
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.machine_files import File, MachineFiles
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import DEFAULTS, ROLES
 
 MODULE = "roverwatch.fleet.base"
-ROLES = Path(__file__).resolve().parents[2] / "roles"
 ANYWAY = "vmagent_hubs_required: false deploys the robot all the same, and its queue keeps the samples until then"
 
 
@@ -60,12 +60,7 @@ def _options(path: Path) -> dict[str, Any]:
     return options
 
 
-def _defaults(path: Path) -> dict[str, Any]:
-    return DataLoader().load_from_file(str(path), trusted_as_template=True) or {}
-
-
 OPTIONS = {path.parts[-3]: _options(path) for path in sorted(ROLES.glob("*/meta/argument_specs.yml"))}
-DEFAULTS = {path.parts[-3]: _defaults(path) for path in sorted(ROLES.glob("*/defaults/main.yml"))}
 # Of a service that can listen for others.
 LISTENING_ROLES = [role for role, names in DEFAULTS.items() if {f"{role}_allow_from", f"{role}_port"} <= set(names)]
 NO_THP, OOM_COUNT, SLICE = ((FILES / name).read_text() for name in ("no-thp", "oom-count", "roverwatch.slice"))
@@ -105,10 +100,16 @@ class ActionModule(ActionBase):
         if values.get("vmauth_tls_cert") or values.get("vmauth_tls_key"):
             self._gateway_certificate(values)
         self.problems += requirements.budget(args["memory_budget"], requirements.caps(roles, values))
+        places = ports.places(roles, values)
+        clashes = ports.clashes(places)
+        self.problems += clashes
+        if clashes:
+            places = []
         reserve = self._bytes("base_disk_reserve", args["disk_reserve"])
         files = MachineFiles() if self.problems or args["only_look"] else wanted(to_bytes(args["memory_budget"]))
         asked = {
             **(self._hubs_to_ask(values) if values.get("vmagent_hubs") else {}),
+            "listening": [{"port": place.port, "address": place.address} for place in places],
             "docker": values.get("container_engine_name") == "docker",
             "user": USER,
             "wanted": files.to_look_for(),
@@ -120,6 +121,7 @@ class ActionModule(ActionBase):
         machine = found["machine"]
 
         self._hubs(values, found["hubs"])
+        self.problems += ports.taken(places, found["held"])
         sizes = self._artifacts(
             requirements.artifacts(roles, values), Store(Path(args["artifacts_dir"])), machine["architecture"]
         )

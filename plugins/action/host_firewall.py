@@ -12,8 +12,9 @@ from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, nftables
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, nftables, ports
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import DEFAULTS
 
 display = Display()
 
@@ -51,7 +52,9 @@ class ActionModule(ActionBase):
             return removed
         host = variables["inventory_hostname"]
         listed, problems = firewall.parse(args["rules"], variables["groups"])
-        rules = firewall.for_host(firewall.with_services(listed), variables["group_names"])
+        rules = firewall.with_services(
+            firewall.for_host(listed, variables["group_names"]), self._service_ports(variables)
+        )
         own = (args["default_drop"], args["ssh_port"], args["trusted_interfaces"])
         problems += nftables.problems(rules, *own, args["confirm_seconds"])
         if problems:
@@ -82,6 +85,14 @@ class ActionModule(ActionBase):
                 why = nftables.blame(rules, args["default_drop"], args["ssh_port"], client)
                 found["msg"] += f" {why[0].upper()}{why[1:]}."
         return found
+
+    def _service_ports(self, variables: Mapping[str, Any]) -> list[int]:
+        """What the services of this machine's groups listen on, also where their roles are not in the play."""
+        roles = {role for group in variables["group_names"] for role in ports.SERVICES.get(group, ())}
+        names = [f"{role}_{what}" for role in sorted(roles) for what in ("port", "instances")]
+        defaults = {name: value for role in roles for name, value in DEFAULTS[role].items() if name in names}
+        known = {**defaults, **{name: variables[name] for name in names if name in variables}}
+        return ports.for_others(sorted(roles), {name: self._templar.template(value) for name, value in known.items()})
 
     def _with_package(self, asked: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """The module's answer, on a machine without nftables once it is there."""

@@ -8,9 +8,9 @@ module: base
 short_description: Find everything that would stop a deployment, then make what every service needs
 description:
   - Looks at the machine (operating system, architecture, init, memory controller, free disk, clock, whether it
-    reaches its hubs) and on the controller at what is to be put on it (the types of the roles' variables, sizes, the
-    sum of the caps, what the disk must hold, certificates, the fleet's secret, the artifacts and their checksums), and
-    reports all that is wrong at once. Each line names the host, the variable or thing, and the remedy.
+    reaches its hubs, who holds its services' ports) and on the controller at what is to be put on it (the types of the
+    roles' variables, sizes, the sum of the caps, what the disk must hold, certificates, the fleet's secret, the
+    artifacts and their checksums), and reports all that is wrong at once. Each line names the host, the variable or thing, and the remedy.
   - What keeps a robot from a hub is a warning in check mode, where hubs need not be deployed yet, and where
     C(vmagent_hubs_required) is false. A certificate that is about to expire is a warning, too.
   - Where nothing is wrong, makes the user C(roverwatch), the directories, what every unit starts with and ends with,
@@ -123,7 +123,13 @@ from pathlib import Path
 from typing import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, gateway, machine_files, systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
+    cgroup,
+    gateway,
+    listening,
+    machine_files,
+    systemd,
+)
 
 TARGET = Path("/opt/roverwatch")
 DATA = Path("/var/lib/roverwatch")
@@ -197,6 +203,7 @@ def main() -> None:
         argument_spec={
             "hub_urls": {"type": "list", "elements": "str", "default": []},
             "hub_authorities": {"type": "str"},
+            "listening": {"type": "list", "elements": "dict", "default": []},
             "docker": {"type": "bool", "default": False},
             "user": {"type": "dict", "required": True},
             "wanted": {"type": "dict", "required": True, "options": machine_files.SPEC},
@@ -232,6 +239,7 @@ def main() -> None:
             "engines": engines(module.params["docker"]),
         },
         hubs={url: asdict(fault) if fault else None for url, fault in hubs.items()},
+        held=listening.held(module.params["listening"]),
         user=is_there(module.params["user"]),
         differences=differences,
     )

@@ -26,7 +26,7 @@ MACHINE = {
     "data_free": GIB, "data_used": 0, "data_beside_artifacts": True, "time": 0.0, "engines": ["podman"],
 }  # fmt: skip
 NOTHING = {"directories": [], "files": {}, "reload": [], "enabled": []}
-LOOKED = {"machine": MACHINE, "hubs": {}, "user": True, "differences": NOTHING}
+LOOKED = {"machine": MACHINE, "hubs": {}, "user": True, "held": [], "differences": NOTHING}
 SLICE = "/etc/systemd/system/roverwatch.slice"
 
 

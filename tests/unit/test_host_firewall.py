@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 from ansible_collections.roverwatch.fleet.plugins.action import host_firewall as action
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import systemd, units
 from ansible_collections.roverwatch.fleet.plugins.modules import host_firewall as module
@@ -318,6 +320,7 @@ class Controller:
         self.transport = "ssh"
         self.missing = self.still_missing = False
         self.apt: dict[str, Any] = {}
+        self.variables: dict[str, Any] = {}
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         patch.setattr(action, "time", clock)
         patch.setattr(action, "display", SimpleNamespace(display=lambda text, color: self.said.append(text)))
@@ -364,13 +367,14 @@ class Controller:
             set_option=self.options.__setitem__,
             close=self.close,
         )
-        plugin = action.ActionModule(task, connection, None, None, None, None)
+        plugin = action.ActionModule(task, connection, None, None, Templar(DataLoader()), None)
         plugin._execute_module = execute
         plugin._low_level_execute_command = confirm
         variables = {
             "inventory_hostname": "robot-1",
             "groups": {"robots": ["robot-1"], "hubs": [], "all": ["robot-1"]},
             "group_names": ["robots"],
+            **self.variables,
         }
         found: dict[str, Any] = plugin.run(task_vars=variables)
         return found
@@ -379,6 +383,13 @@ class Controller:
 @pytest.fixture
 def controller(monkeypatch: pytest.MonkeyPatch) -> Controller:
     return Controller(monkeypatch)
+
+
+def test_a_service_that_moved_leaves_its_port_to_whoever_has_it_now(controller):
+    controller.variables = {"sensor_service_port": 8010, "sensor_service_instances": 2}
+    controller.ran([0])
+    closed = "tcp dport { 8010, 8011, 8428, 8429, 9100 } counter name deny-deny-services drop"
+    assert closed in controller.asked[0]["table"]
 
 
 def test_a_machine_without_the_package_gets_it_first(controller):

@@ -20,8 +20,6 @@ PROTOCOLS = ("tcp", "udp")
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 # What the rules that close a port are called at GCP.
 RESERVED = "deny"
-# Of the roles' defaults; no rule has to be for them.
-SERVICE_PORTS = (8000, 8427, 8428, 8429, 8880, 9093, 9100)
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 _KEYS = ("name", "groups", "ports", "protocol", "sources", "public")
 
@@ -190,10 +188,12 @@ def for_host(rules: Iterable[Rule], group_names: Iterable[str]) -> List[Rule]:
     return [rule for rule in rules if here.intersection(rule.groups)]
 
 
-def with_services(rules: Sequence[Rule]) -> List[Rule]:
-    """The rules, and after them one that closes our services' ports: a rule that leaves the list must not open one."""
-    ports = tuple(Ports(port, port) for port in SERVICE_PORTS)
-    return [*rules, Rule(RESERVED + "-services", ("robots", "hubs"), ports, "tcp", ())] if rules else []
+def with_services(rules: Sequence[Rule], service_ports: Iterable[int]) -> List[Rule]:
+    """A machine's rules, and after them one that closes its services' ports: a rule that leaves the list must not open
+    one. A port that no service of ours is on is not ours to close.
+    """
+    ports = tuple(Ports(port, port) for port in sorted(set(service_ports)))
+    return [*rules, Rule(RESERVED + "-services", ("all",), ports, "tcp", ())] if rules and ports else [*rules]
 
 
 def allowed_from(rules: Iterable[Rule], port: int, protocol: str = "tcp") -> List[str]:
