@@ -6,6 +6,7 @@ machine, so it is read once for a run.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,12 +22,19 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
     capacity,
     certificates,
     firewall,
+    names,
+    ownership,
     ports,
     requirements,
 )
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import to_bytes
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import machine_files, role_options, verified
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import (
+    machine_files,
+    role_options,
+    same_machine,
+    verified,
+)
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.machine_files import File, MachineFiles
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import DEFAULTS, ROLES
 
@@ -42,13 +50,8 @@ SPEC = {
     "artifacts_dir": {"type": "path", "required": True},
     "disk_reserve": {"type": "str", "required": True},
     "clock_skew_max": {"type": "int", "required": True},
+    "previous_name": {"type": "str", "default": ""},
     "only_look": {"type": "bool", "default": False},
-}
-USER = {
-    "name": "roverwatch",
-    "comment": "Roverwatch services",
-    "home": "/var/lib/roverwatch",
-    "shell": "/usr/sbin/nologin",
 }
 DIRECTORIES = ("/etc/roverwatch", "/var/lib/roverwatch/textfile")
 FILES = ROLES / "base" / "files"
@@ -66,10 +69,13 @@ LISTENING_ROLES = [role for role, names in DEFAULTS.items() if {f"{role}_allow_f
 NO_THP, OOM_COUNT, SLICE = ((FILES / name).read_text() for name in ("no-thp", "oom-count", "roverwatch.slice"))
 
 
-def wanted(memory_budget: int) -> MachineFiles:
-    """What every service needs: what each unit starts with and ends with, and the slice with the budget."""
+def wanted(memory_budget: int, name: str) -> MachineFiles:
+    """Whose machine this is and what it is called; and what every service needs: what each unit starts with and ends
+    with, and the slice with the budget.
+    """
     budget = SLICE.replace("@memory_budget@", str(memory_budget))
     files = [
+        File(str(ownership.RECORD), json.dumps({"name": name}) + "\n"),
         File("/usr/local/sbin/roverwatch-no-thp", NO_THP, "0755"),
         File("/usr/local/sbin/roverwatch-oom-count", OOM_COUNT, "0755"),
         File("/etc/systemd/system/roverwatch.slice", budget),
@@ -93,6 +99,7 @@ class ActionModule(ActionBase):
         self.warnings: list[str] = []
 
         values = self._values(roles, variables)
+        self._names(host, values)
         if checks_firewall:
             self._firewall(values.get("host_firewall_rules", []), variables)
         if values.get("vmagent_hubs") or "vmauth" in roles:
@@ -106,12 +113,12 @@ class ActionModule(ActionBase):
         if clashes:
             places = []
         reserve = self._bytes("base_disk_reserve", args["disk_reserve"])
-        files = MachineFiles() if self.problems or args["only_look"] else wanted(to_bytes(args["memory_budget"]))
+        files = MachineFiles() if self.problems or args["only_look"] else wanted(to_bytes(args["memory_budget"]), host)
         asked = {
             **(self._hubs_to_ask(values) if values.get("vmagent_hubs") else {}),
+            "services": sorted({place.unit for place in places}),
             "listening": [{"port": place.port, "address": place.address} for place in places],
             "docker": values.get("container_engine_name") == "docker",
-            "user": USER,
             "wanted": files.to_look_for(),
         }
 
@@ -121,7 +128,8 @@ class ActionModule(ActionBase):
         machine = found["machine"]
 
         self._hubs(values, found["hubs"])
-        self.problems += ports.taken(places, found["held"])
+        self.problems += found["strangers"] + ports.taken(places, found["held"])
+        self._identity(host, variables, found, args["previous_name"])
         sizes = self._artifacts(
             requirements.artifacts(roles, values), Store(Path(args["artifacts_dir"])), machine["architecture"]
         )
@@ -153,8 +161,8 @@ class ActionModule(ActionBase):
         calls: list[tuple[str, dict[str, Any]]] = []
         diff: list[dict[str, str]] = []
         if not found["user"]:
-            diff.append({"prepared": f"user {USER['name']}: to be made, without a login\n"})
-            calls.append(("ansible.legacy.user", {**USER, "system": True, "create_home": False}))
+            diff.append({"prepared": f"user {ownership.USER['name']}: to be made, without a login\n"})
+            calls.append(("ansible.legacy.user", {**ownership.USER, "system": True, "create_home": False}))
         changes = files.diffs(found["differences"])
         if changes:
             calls.append((machine_files.MODULE, files.to_apply()))
@@ -226,6 +234,30 @@ class ActionModule(ActionBase):
                 line = f"{name} cannot be computed: {error}"
                 self.problems += [] if line in self.problems else [line]
         self.problems += firewall.listeners(firewall.for_host(rules, variables["group_names"]), values)
+
+    def _names(self, host: str, values: Mapping[str, Any]) -> None:
+        """Names and labels, wherever they become files, users, labels: of this machine, and of those that it serves."""
+        self.problems += names.inventory_name(host)
+        self.problems += names.inventory_names(values.get("vmauth_robots", []))
+        self.problems += names.inventory_names(hub["name"] for hub in values.get("vmagent_hubs", []) if hub.get("name"))
+        for name in ("vmagent_labels", "victoriametrics_scrape_labels"):
+            self.problems += names.labels(name, values.get(name, {}))
+        for robot in values.get("vmalert_robots", []):
+            own = {key: value for key, value in robot.items() if key != "robot"}
+            self.problems += names.labels(f"vmalert_robots: {robot.get('robot')}", own)
+
+    def _identity(self, host: str, variables: Mapping[str, Any], found: Mapping[str, Any], confirmed: str) -> None:
+        """Whether this is the machine that is meant: no other name of the run leads to it, nor led the last one."""
+        folder = same_machine.of_run()
+        twice = same_machine.with_one_address(host, variables["ansible_play_hosts_all"], variables["hostvars"], folder)
+        same, copies = same_machine.seen(host, found["identity"], folder)
+        if twice or same:
+            self.problems.append(requirements.same_machine(host, sorted({*twice, *same}), bool(twice)))
+        if copies:
+            self.warnings.append(requirements.same_disk(copies))
+        before = found["deployed_as"]
+        if before and before not in (host, confirmed):
+            self.problems.append(requirements.other_machine(host, before))
 
     def _fleet_secret(self, variables: Mapping[str, Any]) -> None:
         try:

@@ -13,7 +13,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, nftables, ports
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options, same_machine
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import DEFAULTS
 
 display = Display()
@@ -51,6 +51,7 @@ class ActionModule(ActionBase):
             removed: dict[str, Any] = self._execute_module(MODULE, module_args={"state": "absent"}, task_vars=task_vars)
             return removed
         host = variables["inventory_hostname"]
+        same_machine.refuse(host)
         listed, problems = firewall.parse(args["rules"], variables["groups"])
         rules = firewall.with_services(
             firewall.for_host(listed, variables["group_names"]), self._service_ports(variables)

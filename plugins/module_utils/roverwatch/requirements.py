@@ -210,6 +210,33 @@ def reached(name: str, url: str, kind: str, reason: str, authorities: str) -> st
     return "hub {} cannot be used: {}: {}. {}".format(name, url, what, remedy)
 
 
+def same_machine(name: str, others: Sequence[str], by_address: bool) -> str:
+    """A machine that the run knows by several names."""
+    why = "the inventory has one address for them" if by_address else "different addresses lead to it"
+    return "{} and {} are the same machine: {}. Correct ansible_host or ansible_port, or take a name out".format(
+        name, " and ".join(others), why
+    )
+
+
+def same_disk(others: Sequence[str]) -> str:
+    """A machine whose disk is a copy of another one's."""
+    return (
+        "its /etc/machine-id is also that of {}, another machine: a copied card or image. Networks may give both one "
+        "address: rm /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup; reboot".format(
+            " and ".join(others)
+        )
+    )
+
+
+def other_machine(name: str, before: str) -> str:
+    """A machine that the last run called otherwise."""
+    return (
+        "this machine was deployed as {1}, and the inventory calls it {0}: has {1} its address, or are two lines of "
+        "the inventory swapped? If it is to be {0} from now on (renamed, or its card is a copy): "
+        "-e base_previous_name={1} --limit {0}".format(name, before)
+    )
+
+
 def owned(role: str, roles: Iterable[str], names: Iterable[str]) -> List[str]:
     """The variables that belong to a role: they start with its name, and with no longer name of another role."""
     longer = tuple(other + "_" for other in roles if other.startswith(role + "_"))

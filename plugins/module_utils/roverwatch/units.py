@@ -46,7 +46,14 @@ def unit_path(name: str) -> Path:
 def instances(name: str) -> List[str]:
     """The units of a service that are there: `name` itself, and those of further instances, `<name>-2` and so on."""
     pattern = re.compile(re.escape(name) + r"(-\d+)?\.service")
-    return [path.stem for path in sorted(UNITS.glob(name + "*.service")) if pattern.fullmatch(path.name)]
+    found = [path for path in sorted(UNITS.glob(name + "*.service")) if pattern.fullmatch(path.name)]
+    return [path.stem for path in found if is_ours(path)]
+
+
+def is_ours(path: Path) -> bool:
+    """Whether we made a service's unit. What is no file, or was emptied by a power cut, is nobody else's."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return REVISION in text or not text
 
 
 def service_path(name: str) -> Path:
