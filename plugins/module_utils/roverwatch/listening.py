@@ -19,9 +19,12 @@ from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 PROC = Path("/proc")
 RUN = Path("/run/roverwatch")
 LISTEN = "0A"
-# A unit's or a container's part of a cgroup's path; the last one is the one that a process is in.
+# A unit's part of a cgroup's path; the last one is the one that a process is in.
 _UNIT = re.compile(r"[^/]+\.(?:service|scope)")
-_CONTAINER = re.compile(r"(?:libpod|docker|cri-containerd|crio)-([0-9a-f]{64})\.scope|/docker/([0-9a-f]{64})")
+# A container's; what stands before it is the machine's own, if that is one itself. crun adds `container`.
+_CONTAINER = re.compile(
+    r"(?:(?:libpod|docker|cri-containerd|crio)-([0-9a-f]{64})\.scope|/docker/([0-9a-f]{64}))(?:/container)?$"
+)
 
 
 @dataclass(frozen=True)
