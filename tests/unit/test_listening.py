@@ -104,7 +104,7 @@ CGROUPS = {
     "0::/system.slice/prometheus-node-exporter.service": ("prometheus-node-exporter.service", ""),
     "9:memory:/x\n1:name=systemd:/docker/" + ID[::-1] + "/system.slice/ssh.service\n0::/y": (
         "ssh.service",
-        ID[::-1][:12],
+        "",
     ),
     "0::/user.slice/user-1000.slice/user@1000.service/app.slice/web.service": ("web.service", ""),
     f"0::/machine.slice/libpod-{ID}.scope/container": (f"libpod-{ID}.scope", ID[:12]),
@@ -132,7 +132,7 @@ def test_the_unit_and_the_container_of_a_process(tmp_path: Path, cgroup: str) ->
 def test_a_container_of_ours_is_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "RUN", tmp_path)
     (tmp_path / "roverwatch-sensor-2.cid").write_text(ID)
-    found = holder_in(tmp_path, f"0::/roverwatch.slice/libpod-{ID}.scope/container")
+    found = holder_in(tmp_path, f"0::/docker/{ID[::-1]}/roverwatch.slice/libpod-{ID}.scope/container")
     assert found.unit == "roverwatch-sensor-2.service"
 
 
