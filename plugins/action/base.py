@@ -249,7 +249,8 @@ class ActionModule(ActionBase):
     def _identity(self, host: str, variables: Mapping[str, Any], found: Mapping[str, Any], confirmed: str) -> None:
         """Whether this is the machine that is meant: no other name of the run leads to it, nor led the last one."""
         folder = same_machine.of_run()
-        twice = same_machine.with_one_address(host, variables["ansible_play_hosts_all"], variables["hostvars"], folder)
+        self._hostvars: Any = variables["hostvars"]
+        twice = same_machine.with_one_address(host, variables["ansible_play_hosts_all"], self._reached, folder)
         same, copies = same_machine.seen(host, found["identity"], folder)
         if twice or same:
             self.problems.append(requirements.same_machine(host, sorted({*twice, *same}), bool(twice)))
@@ -258,6 +259,13 @@ class ActionModule(ActionBase):
         before = found["deployed_as"]
         if before and before not in (host, confirmed):
             self.problems.append(requirements.other_machine(host, before))
+
+    def _reached(self, name: str) -> dict[str, Any]:
+        """The variables that lead to a machine of the play."""
+        hostvars = self._hostvars
+        known = hostvars.raw_get(name)
+        templar: Any = self._templar.copy_with_new_env(available_variables={**known, "hostvars": hostvars})
+        return {key: templar.template(known[key]) for key in same_machine.REACHED_BY if key in known}
 
     def _fleet_secret(self, variables: Mapping[str, Any]) -> None:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -44,8 +44,13 @@ def _open(path: Path) -> Iterator[IO[str]]:
         yield stream
 
 
-def with_one_address(name: str, names: Sequence[str], hostvars: Mapping[str, Any], folder: Path) -> list[str]:
-    """Other names of the play that lead to where this one does. The first who asks reads the inventory for all."""
+def with_one_address(
+    name: str, names: Sequence[str], reached: Callable[[str], Mapping[str, Any]], folder: Path
+) -> list[str]:
+    """Other names of the play that lead to where this one does. The first who asks reads the inventory for all.
+
+    `reached` says of a name which of the variables REACHED_BY it has.
+    """
     play = sorted(names)
     with _open(folder / ADDRESSES) as stream:
         lines = stream.read().splitlines()
@@ -54,7 +59,7 @@ def with_one_address(name: str, names: Sequence[str], hostvars: Mapping[str, Any
             if known["play"] == play:
                 break
         else:
-            known = {"play": play, "twice": _twice({other: _address(other, hostvars[other]) for other in play})}
+            known = {"play": play, "twice": _twice({other: _address(other, reached(other)) for other in play})}
             stream.write(json.dumps(known) + "\n")
     return [other for those in known["twice"] if name in those for other in those if other != name]
 

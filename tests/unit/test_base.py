@@ -59,7 +59,7 @@ class Controller:
         connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/nowhere"))
         variables = {"inventory_hostname": "robot-1", "groups": {"all": ["robot-1"]}, "group_names": []}
         variables |= {"ansible_play_role_names": ["base"], "ansible_run_tags": ["all"], "role_path": "roles/base"}
-        variables |= {"ansible_play_hosts_all": ["robot-1"], "hostvars": {"robot-1": {}}}
+        variables |= {"ansible_play_hosts_all": ["robot-1"], "hostvars": SimpleNamespace(raw_get=lambda name: {})}
         loader = DataLoader()
         plugin = action.ActionModule(task, connection, None, loader, Templar(loader, variables), None)
 

@@ -23,7 +23,7 @@ FLEET: dict[str, dict[str, Any]] = {
 
 
 def test_one_address_is_one_machine_unless_the_way_to_it_differs(tmp_path: Path) -> None:
-    found = {name: same_machine.with_one_address(name, list(FLEET), FLEET, tmp_path) for name in FLEET}
+    found = {name: same_machine.with_one_address(name, list(FLEET), FLEET.__getitem__, tmp_path) for name in FLEET}
     assert {name: others for name, others in found.items() if others} == {
         "robot-1": ["robot-2"],
         "robot-2": ["robot-1"],
@@ -33,11 +33,11 @@ def test_one_address_is_one_machine_unless_the_way_to_it_differs(tmp_path: Path)
 
 
 def test_the_inventory_is_read_once_for_a_play(tmp_path: Path) -> None:
-    same_machine.with_one_address("robot-1", list(FLEET), FLEET, tmp_path)
-    assert same_machine.with_one_address("robot-2", list(FLEET), {}, tmp_path) == ["robot-1"]
-    hub = {"hub-1": {}}
-    assert same_machine.with_one_address("hub-1", ["hub-1"], hub, tmp_path) == []
-    assert same_machine.with_one_address("robot-1", ["robot-1"], {"robot-1": TEN}, tmp_path) == []
+    same_machine.with_one_address("robot-1", list(FLEET), FLEET.__getitem__, tmp_path)
+    assert same_machine.with_one_address("robot-2", list(FLEET), {}.__getitem__, tmp_path) == ["robot-1"]
+    hub: dict[str, dict[str, Any]] = {"hub-1": {}}
+    assert same_machine.with_one_address("hub-1", ["hub-1"], hub.__getitem__, tmp_path) == []
+    assert same_machine.with_one_address("robot-1", ["robot-1"], {"robot-1": TEN}.__getitem__, tmp_path) == []
 
 
 def machine(system: str, disk: str = "d") -> dict[str, str]:
