@@ -341,9 +341,9 @@ class Controller:
         confirms = [] if confirms is None else confirms
 
         def confirm(command: str) -> dict[str, Any]:
-            if command.startswith("dpkg"):
+            if command.startswith(("dpkg", "apt-get")):
                 self.asked.append({"command": command})
-                return {"rc": 0}
+                return {"rc": 0, "stderr": "W: Failed to fetch x\n"}
             self.used.append((command, self.options["ssh_args"]))
             found = confirms.pop(0) if len(confirms) > 1 else confirms[0]
             if isinstance(found, Exception):
@@ -395,10 +395,12 @@ def test_a_service_that_moved_leaves_its_port_to_whoever_has_it_now(controller):
 def test_a_machine_without_the_package_gets_it_first(controller):
     controller.missing = True
     assert controller.ran([0])["changed"]
-    before, interrupted, package, after = controller.asked
+    before, interrupted, lists, package, after = controller.asked
     assert before == after
     assert interrupted == {"command": "dpkg --configure --pending"}
-    assert (package["name"], package["install_recommends"]) == ("nftables", False)
+    assert lists == {"command": "apt-get update --quiet"}
+    # A source that is broken would be an error of the module's own update, whoever's it is.
+    assert package == {"name": "nftables", "install_recommends": False}
 
 
 def test_a_machine_that_cannot_have_the_package(controller):
@@ -408,7 +410,9 @@ def test_a_machine_that_cannot_have_the_package(controller):
     controller.asked = []
     controller.missing = True
     found = controller.ran()
-    assert (found["failed"], found["msg"], len(controller.asked)) == (True, "robot-1: No package matching", 3)
+    assert (found["failed"], len(controller.asked)) == (True, 4)
+    assert found["msg"].startswith("robot-1: nftables cannot be installed: No package matching Package sources that do")
+    assert "W: Failed to fetch x" in found["msg"]
 
 
 def test_the_machine_gets_the_rules_of_its_groups_and_the_tool(controller):
