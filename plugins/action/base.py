@@ -7,6 +7,7 @@ machine, so it is read once for a run.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +29,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
     requirements,
 )
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import to_bytes
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Entry, Store, StoreError
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils import (
     machine_files,
     role_options,
@@ -55,6 +56,7 @@ SPEC = {
 }
 DIRECTORIES = ("/etc/roverwatch", "/var/lib/roverwatch/textfile")
 FILES = ROLES / "base" / "files"
+TARGET = "/opt/roverwatch"
 
 
 def _options(path: Path) -> dict[str, Any]:
@@ -67,6 +69,13 @@ OPTIONS = {path.parts[-3]: _options(path) for path in sorted(ROLES.glob("*/meta/
 # Of a service that can listen for others.
 LISTENING_ROLES = [role for role, names in DEFAULTS.items() if {f"{role}_allow_from", f"{role}_port"} <= set(names)]
 NO_THP, OOM_COUNT, SLICE = ((FILES / name).read_text() for name in ("no-thp", "oom-count", "roverwatch.slice"))
+
+
+def _unpacked(packed: Path) -> int:
+    """The size of what gzip has packed, which it writes at the end."""
+    with packed.open("rb") as stream:
+        stream.seek(-4, os.SEEK_END)
+        return int.from_bytes(stream.read(4), "little")
 
 
 def wanted(memory_budget: int, name: str) -> MachineFiles:
@@ -119,6 +128,10 @@ class ActionModule(ActionBase):
             "services": sorted({place.unit for place in places}),
             "listening": [{"port": place.port, "address": place.address} for place in places],
             "docker": values.get("container_engine_name") == "docker",
+            "engine": values.get("sensor_service_engine"),
+            "devices": values.get("sensor_service_devices", []),
+            "remote_tmp": self._connection._shell.get_option("remote_tmp"),
+            "remote_user": getattr(self._play_context, "remote_user", None) or "",
             "wanted": files.to_look_for(),
         }
 
@@ -130,10 +143,13 @@ class ActionModule(ActionBase):
         self._hubs(values, found["hubs"])
         self.problems += found["strangers"] + ports.taken(places, found["held"])
         self._identity(host, variables, found, args["previous_name"])
-        sizes = self._artifacts(
-            requirements.artifacts(roles, values), Store(Path(args["artifacts_dir"])), machine["architecture"]
-        )
-        needed = sum(sizes) + reserve
+        store = Store(Path(args["artifacts_dir"]))
+        entries = self._artifacts(requirements.artifacts(roles, values), store, machine["architecture"])
+        needs = self._needs(store, entries, found["artifacts"], reserve)
+        needed = needs[TARGET]
+        self.problems += requirements.written(found["places"]) + requirements.room(found["places"], needs)
+        if found["missing_devices"]:
+            self.warnings.append(requirements.absent_devices(found["missing_devices"]))
         self.problems += requirements.machine(machine, needed, time.time(), args["clock_skew_max"])
         beside = needed if machine["data_beside_artifacts"] else reserve
         self._capacity(values, machine["data_free"] + machine["data_used"], beside)
@@ -335,19 +351,37 @@ class ActionModule(ActionBase):
         else:
             self.problems += [f"{line}{'' if line.endswith('?') else '.'} {ANYWAY}" for line in lines]
 
-    def _artifacts(self, wanted: Mapping[str, str], store: Store, arch: str) -> list[int]:
-        """Sizes of the artifacts that the machine gets."""
-        sizes: list[int] = []
+    def _artifacts(self, wanted: Mapping[str, str], store: Store, arch: str) -> list[Entry]:
+        """The artifacts that the machine has to have."""
+        entries: list[Entry] = []
         if arch not in requirements.ARCHITECTURES:
-            return sizes  # said once, by the check of the machine
+            return entries  # said once, by the check of the machine
         for name, version in wanted.items():
             try:
                 entry = store.find(name, str(version), arch)
                 verified.once(store, entry, Path(C.DEFAULT_LOCAL_TMP) / "roverwatch-verified")
-                sizes.append(entry.size)
+                entries.append(entry)
             except StoreError as error:
                 self.problems.append(str(error))
-        return sizes
+        return entries
+
+    def _needs(
+        self, store: Store, entries: Sequence[Entry], there: Sequence[Mapping[str, str]], reserve: int
+    ) -> dict[str, int]:
+        """Bytes that stay or pass through at each place, of what the machine does not have yet. One task brings one
+        artifact at a time, and takes what arrived away before the next one.
+        """
+        known = {(one["name"], one["version"], one["sha256"]) for one in there}
+        missing = [entry for entry in entries if (entry.name, entry.version, entry.sha256) not in known]
+        binaries = [entry.size for entry in missing if entry.kind == "binary"]
+        images = {entry.size: _unpacked(store.path(entry)) for entry in missing if entry.kind == "image"}
+        return {
+            TARGET: sum(binaries) + reserve,
+            # An image is unpacked beside what arrived.
+            "staging": max([*binaries, *(size + unpacked for size, unpacked in images.items())], default=0),
+            "storage": sum(images.values()),
+            "temporary": max(images.values(), default=0),
+        }
 
     def _capacity(self, values: Mapping[str, Any], there: int, reserve: int) -> None:
         """Whether the disk and the queue hold what is asked of them."""

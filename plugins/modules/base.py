@@ -137,6 +137,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
     listening,
     machine_files,
     ownership,
+    places,
     systemd,
 )
 
@@ -211,6 +212,10 @@ def main() -> None:
             "hub_authorities": {"type": "str"},
             "listening": {"type": "list", "elements": "dict", "default": []},
             "docker": {"type": "bool", "default": False},
+            "engine": {"type": "str"},
+            "devices": {"type": "list", "elements": "str", "default": []},
+            "remote_tmp": {"type": "str", "default": "~/.ansible/tmp"},
+            "remote_user": {"type": "str", "default": ""},
             "services": {"type": "list", "elements": "str", "default": []},
             "wanted": {"type": "dict", "required": True, "options": machine_files.SPEC},
         },
@@ -228,6 +233,7 @@ def main() -> None:
         module.fail_json(msg="vmagent_hub_ca holds no certificate authorities: {}".format(error))
     except systemd.SystemdError as error:
         module.fail_json(msg=str(error))
+    stage = places.staging(module.params["remote_tmp"], module.params["remote_user"])
     module.exit_json(
         machine={
             "architecture": platform.machine(),
@@ -245,6 +251,9 @@ def main() -> None:
             "engines": engines(module.params["docker"]),
         },
         hubs={url: asdict(fault) if fault else None for url, fault in hubs.items()},
+        places=places.tried(module.params["engine"], stage),
+        artifacts=places.here(module.params["engine"]),
+        missing_devices=places.missing_devices(module.params["devices"]),
         strangers=ownership.strangers(ownership.USER, module.params["services"]),
         deployed_as=(ownership.record() or {}).get("name", ""),
         identity=identity.running(),

@@ -28,15 +28,9 @@ MACHINE = {
 NOTHING = {"directories": [], "files": {}, "reload": [], "enabled": []}
 IDENTITY = {"system": "boot pid:[1]", "machine_id": "1"}
 LOOKED = {
-    "machine": MACHINE,
-    "hubs": {},
-    "user": True,
-    "held": [],
-    "strangers": [],
-    "deployed_as": "",
-    "identity": IDENTITY,
-    "differences": NOTHING,
-}
+    "machine": MACHINE, "hubs": {}, "user": True, "held": [], "strangers": [], "deployed_as": "", "identity": IDENTITY,
+    "places": {}, "artifacts": [], "missing_devices": [], "differences": NOTHING,
+}  # fmt: skip
 SLICE = "/etc/systemd/system/roverwatch.slice"
 
 
@@ -56,7 +50,9 @@ class Controller:
             args={**defaults, "artifacts_dir": str(self.store), **args},
             check_mode=check, async_val=0, diff=False, delegate_to=None,
         )  # fmt: skip
-        connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/nowhere"))
+        connection = SimpleNamespace(
+            _shell=SimpleNamespace(tmpdir="/nowhere", get_option=lambda name: "~/.ansible/tmp")
+        )
         variables = {"inventory_hostname": "robot-1", "groups": {"all": ["robot-1"]}, "group_names": []}
         variables |= {"ansible_play_role_names": ["base"], "ansible_run_tags": ["all"], "role_path": "roles/base"}
         variables |= {"ansible_play_hosts_all": ["robot-1"], "hostvars": SimpleNamespace(raw_get=lambda name: {})}
