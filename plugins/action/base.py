@@ -108,13 +108,7 @@ class ActionModule(ActionBase):
         self.warnings: list[str] = []
 
         values = self._values(roles, variables)
-        self._names(host, values)
-        if checks_firewall:
-            self._firewall(values.get("host_firewall_rules", []), variables)
-        if values.get("vmagent_hubs") or "vmauth" in roles:
-            self._fleet_secret(variables)
-        if values.get("vmauth_tls_cert") or values.get("vmauth_tls_key"):
-            self._gateway_certificate(values)
+        self._variables(roles, values, variables)
         self.problems += requirements.budget(args["memory_budget"], requirements.caps(roles, values))
         places = ports.places(roles, values)
         clashes = ports.clashes(places)
@@ -171,6 +165,17 @@ class ActionModule(ActionBase):
         elif not args["only_look"]:
             result |= self._make(files, found, task_vars)
         return result
+
+    def _variables(self, roles: Sequence[str], values: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+        """What is wrong with the variables whatever the machine is."""
+        self._names(variables["inventory_hostname"], values)
+        self.problems += requirements.devices(values.get("sensor_service_devices", []))
+        if "host_firewall" in roles:
+            self._firewall(values.get("host_firewall_rules", []), variables)
+        if values.get("vmagent_hubs") or "vmauth" in roles:
+            self._fleet_secret(variables)
+        if values.get("vmauth_tls_cert") or values.get("vmauth_tls_key"):
+            self._gateway_certificate(values)
 
     def _make(self, files: MachineFiles, found: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Make what the look has found to differ, in one more round trip for the user and one for the rest."""

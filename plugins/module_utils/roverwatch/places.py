@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
-from . import disk, installed
+from . import disk, installed, units
 
 # Where programs are started from, and where not.
 PROGRAMS = ("/usr/local/sbin", "/opt/roverwatch")
@@ -133,5 +133,5 @@ def _images(engine: str) -> Iterator[str]:
 
 
 def missing_devices(devices: List[str]) -> List[str]:
-    """Devices of `--device` that are not there now: PATH[:PATH[:PERMISSIONS]]."""
-    return [device for device in devices if not Path(device.split(":")[0]).exists()]
+    """Those that are not there now."""
+    return [device for device in devices if not units.device_is_there(device)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -16,6 +17,11 @@ from . import gateway
 from .sizes import from_bytes, to_bytes
 
 ARCHITECTURES = ("x86_64", "aarch64")
+
+_DEVICE = re.compile(
+    r"/[A-Za-z0-9/_.@+-]+(:/[A-Za-z0-9/_.@+-]+)?(:[rwm]{1,3})?|[A-Za-z0-9.-]+/[A-Za-z0-9_.-]+=[A-Za-z0-9_.:-]+",
+    re.ASCII,
+)
 
 # Of fleet_secret: every password at the hubs can be computed from it, so it must not be found by trying.
 SECRET_CHARACTERS = 32
@@ -279,6 +285,16 @@ def room(places: Mapping[str, Mapping[str, Any]], needs: Mapping[str, int]) -> L
                 )
             )
     return problems
+
+
+def devices(listed: Sequence[str]) -> List[str]:
+    """Whether these are paths of devices, as an engine takes them."""
+    return [
+        "sensor_service_devices: {!r} is no device: write a path such as /dev/ttyUSB0, PATH:PATH_IN_CONTAINER, or "
+        "KIND=NAME such as nvidia.com/gpu=all".format(device)
+        for device in listed
+        if not _DEVICE.fullmatch(device)
+    ]
 
 
 def absent_devices(missing: Sequence[str]) -> str:
