@@ -148,8 +148,8 @@ def check(wanted: Mapping[str, Any], image: str) -> list[str]:
     """The command with which the image itself says whether it accepts its configuration, under the cap it will have."""
     if not wanted["config_check"]:
         return []
-    client = list(unit_text.PODMAN) if wanted["engine"] == "podman" else [wanted["engine"]]
-    run = [*client, "run", "--rm", "--pull=never", "--network=none", "--read-only", "--cap-drop=all"]
+    run = {"podman": [*unit_text.PODMAN, "run", "--userns=host"], "docker": ["docker", "run"]}[wanted["engine"]]
+    run += ["--rm", "--pull=never", "--network=none", "--read-only", "--cap-drop=all"]
     cap = ["--cgroup-parent=" + units.SLICE, "--memory={}".format(wanted["memory_max"])]
     return [*run, *cap, "--volume={}:/etc/roverwatch/config.toml:ro", image, *wanted["config_check"]]
 
