@@ -37,7 +37,7 @@ from ansible_collections.roverwatch.fleet.plugins.plugin_utils import (
     verified,
 )
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.machine_files import File, MachineFiles
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import DEFAULTS, ROLES
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import DEFAULTS, ROLES, service_ports
 
 MODULE = "roverwatch.fleet.base"
 ANYWAY = "vmagent_hubs_required: false deploys the robot all the same, and its queue keeps the samples until then"
@@ -242,7 +242,9 @@ class ActionModule(ActionBase):
         return values
 
     def _firewall(self, listed: object, variables: Mapping[str, Any]) -> None:
-        rules, problems = firewall.parse(listed, variables["groups"])
+        rules, problems = firewall.parse(
+            listed, variables["groups"], service_ports(variables, variables["group_names"], self._templar.template)
+        )
         self.problems += problems
         if problems:
             return

@@ -12,10 +12,10 @@ from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, nftables, ports
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, nftables
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.packages import broken_sources
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options, same_machine
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import DEFAULTS
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import service_ports
 
 display = Display()
 
@@ -53,10 +53,10 @@ class ActionModule(ActionBase):
             return removed
         host = variables["inventory_hostname"]
         same_machine.refuse(host)
-        listed, problems = firewall.parse(args["rules"], variables["groups"])
-        rules = firewall.with_services(
-            firewall.for_host(listed, variables["group_names"]), self._service_ports(variables)
-        )
+        services = service_ports(variables, variables["group_names"], self._templar.template)
+        listed, problems = firewall.parse(args["rules"], variables["groups"], services)
+        own_ports = [port for those in services.values() for port in those]
+        rules = firewall.with_services(firewall.for_host(listed, variables["group_names"]), own_ports)
         own = (args["default_drop"], args["ssh_port"], args["trusted_interfaces"])
         problems += nftables.problems(rules, *own, args["confirm_seconds"])
         if problems:
@@ -87,14 +87,6 @@ class ActionModule(ActionBase):
                 why = nftables.blame(rules, args["default_drop"], args["ssh_port"], client)
                 found["msg"] += f" {why[0].upper()}{why[1:]}."
         return found
-
-    def _service_ports(self, variables: Mapping[str, Any]) -> list[int]:
-        """What the services of this machine's groups listen on, also where their roles are not in the play."""
-        roles = {role for group in variables["group_names"] for role in ports.SERVICES.get(group, ())}
-        names = [f"{role}_{what}" for role in sorted(roles) for what in ("port", "instances")]
-        defaults = {name: value for role in roles for name, value in DEFAULTS[role].items() if name in names}
-        known = {**defaults, **{name: variables[name] for name in names if name in variables}}
-        return ports.for_others(sorted(roles), {name: self._templar.template(value) for name, value in known.items()})
 
     def _with_package(self, asked: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """The module's answer, on a machine without nftables once it is there."""

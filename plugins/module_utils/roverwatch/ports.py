@@ -11,11 +11,6 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from . import firewall
 
-# What site.yml puts on the machines of a group; a test compares them.
-SERVICES = {
-    "robots": ("sensor_service", "node_exporter", "victoriametrics", "vmagent"),
-    "hubs": ("node_exporter", "victoriametrics", "alertmanager", "vmalert", "vmauth"),
-}
 # Ports that a service has beside `<role>_port`, on 127.0.0.1 alone, by the variable's name.
 MORE = {"vmauth": ("vmauth_internal_port", "vmauth_plain_port")}
 
@@ -53,16 +48,16 @@ def places(roles: Iterable[str], values: Mapping[str, Any]) -> List[Place]:
     return found
 
 
-def for_others(roles: Iterable[str], values: Mapping[str, Any]) -> List[int]:
+def by_service(roles: Iterable[str], values: Mapping[str, Any]) -> Dict[str, List[int]]:
     """The ports on which others might reach these services, if nothing closed them. One that is none is left out: it is
     said elsewhere.
     """
-    found = []
+    found = {}
     for role in roles:
         first, count = str(values.get(role + "_port", "")), str(values.get(role + "_instances", 1))
         if first.isdigit() and count.isdigit():
-            found += [port for port in range(int(first), int(first) + int(count)) if 1 <= port <= 65535]
-    return sorted(set(found))
+            found[role] = [port for port in range(int(first), int(first) + int(count)) if 1 <= port <= 65535]
+    return found
 
 
 def clashes(wanted: Sequence[Place]) -> List[str]:
