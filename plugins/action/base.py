@@ -141,7 +141,7 @@ class ActionModule(ActionBase):
         entries = self._artifacts(requirements.artifacts(roles, values), store, machine["architecture"])
         needs = self._needs(store, entries, found["artifacts"], reserve)
         needed = needs[TARGET]
-        self.problems += requirements.written(found["places"]) + requirements.room(found["places"], needs)
+        self.problems += requirements.written(found["places"], needs) + requirements.room(found["places"], needs)
         if found["missing_devices"]:
             self.warnings.append(requirements.absent_devices(found["missing_devices"]))
         self.problems += requirements.machine(machine, needed, time.time(), args["clock_skew_max"])

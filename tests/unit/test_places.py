@@ -136,6 +136,8 @@ def test_devices_that_are_not_there(tmp_path: Path) -> None:
 
 # --- what is said of it
 
+NEEDS = {"/opt/roverwatch": 30 * MIB, "staging": 90 * MIB, "storage": 60 * MIB, "temporary": 60 * MIB}
+
 
 def place(path: str, device: int = 1, free: int = 100 * MIB, **different: Any) -> dict[str, Any]:
     return {"path": path, "device": device, "free": free, "no_inodes": False, "noexec": False, "error": "", **different}
@@ -157,13 +159,16 @@ def place(path: str, device: int = 1, free: int = 100 * MIB, **different: Any) -
 )
 def test_each_place_is_said_with_what_to_do(use: str, different: dict[str, Any], words: list[str]) -> None:
     found = {use: place("/somewhere", **different), "/run/roverwatch": place("/run/roverwatch")}
-    (problem,) = requirements.written(found)
+    (problem,) = requirements.written(found, NEEDS)
     assert problem.startswith("/somewhere ")
     for word in words:
         assert word in problem
 
 
-NEEDS = {"/opt/roverwatch": 30 * MIB, "staging": 90 * MIB, "storage": 60 * MIB, "temporary": 60 * MIB}
+def test_where_nothing_passes_through_nothing_has_to() -> None:
+    broken = {use: place("/x", error="Read-only file system") for use in ("staging", "temporary")}
+    assert len(requirements.written(broken, NEEDS)) == 2
+    assert requirements.written(broken, {**NEEDS, "staging": 0, "temporary": 0}) == []
 
 
 def test_room_is_counted_on_each_file_system() -> None:

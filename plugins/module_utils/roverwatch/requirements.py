@@ -230,10 +230,15 @@ _MOVES = {
 }
 
 
-def written(places: Mapping[str, Mapping[str, Any]]) -> List[str]:
-    """What a run could not write, or not start, a line for each place (`places.tried`)."""
+def written(places: Mapping[str, Mapping[str, Any]], needs: Mapping[str, int]) -> List[str]:
+    """What a run could not write, or not start, a line for each place (`places.tried`).
+
+    Of a place that artifacts pass through only if some do, by `needs`.
+    """
     problems = []
     for use, place in places.items():
+        if use in ("staging", "temporary") and not needs[use]:
+            continue
         where = "{} ({})".format(place["path"], _USES[use]) if use in _USES else place["path"]
         if place["error"]:
             who = " by {}".format(place["user"]) if place.get("user") else ""
