@@ -28,13 +28,15 @@ GIB = 1 << 30
 NOTHING: dict[str, Any] = {"directories": [], "files": {}, "reload": [], "enabled": []}
 
 
-def answer(module: str) -> dict[str, Any]:
+def answer(module: str, address: str) -> dict[str, Any]:
     """The result of a module on a machine with nothing to do."""
     name = module.rpartition(".")[2]
-    return {"changed": False, **{"base": base, "machine_files": files, "host_firewall": firewall}.get(name, dict)()}
+    if name == "base":
+        return {"changed": False, **base(address)}
+    return {"changed": False, **{"machine_files": files, "host_firewall": firewall}.get(name, dict)()}
 
 
-def base() -> dict[str, Any]:
+def base(address: str) -> dict[str, Any]:
     machine = {
         "architecture": "x86_64",
         "init": "systemd",
@@ -47,7 +49,19 @@ def base() -> dict[str, Any]:
         "time": time.time(),
         "engines": ["podman"],
     }
-    return {"machine": machine, "hubs": {"https://hub-1.example.com:8427": None}, "user": True, "differences": NOTHING}
+    return {
+        "machine": machine,
+        "hubs": {"https://hub-1.example.com:8427": None},
+        "user": True,
+        "differences": NOTHING,
+        "identity": {"system": address, "machine_id": address},
+        "deployed_as": "",
+        "held": [],
+        "strangers": [],
+        "places": {},
+        "artifacts": [],
+        "missing_devices": [],
+    }
 
 
 def files() -> dict[str, Any]:
@@ -73,7 +87,7 @@ class Connection(ConnectionBase):
         module = found[1].decode()
         with Path(os.environ["CANNED_CALLS"]).open("a") as calls:
             calls.write(f"{self._play_context.remote_addr} {module}\n")
-        return 0, json.dumps(answer(module)).encode(), b""
+        return 0, json.dumps(answer(module, self._play_context.remote_addr)).encode(), b""
 
     def put_file(self, in_path: str, out_path: str) -> None:
         raise NotImplementedError("a machine on paper lacks nothing")

@@ -7,6 +7,7 @@ machine, so it is read once for a run.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,21 +18,28 @@ from typing import Any
 import yaml
 from ansible import constants as C
 from ansible.errors import AnsibleError
-from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
     capacity,
     certificates,
     firewall,
+    names,
+    ownership,
+    ports,
     requirements,
 )
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import to_bytes
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import machine_files, role_options, verified
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Entry, Store, StoreError
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import (
+    machine_files,
+    role_options,
+    same_machine,
+    verified,
+)
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.machine_files import File, MachineFiles
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import DEFAULTS, ROLES, service_ports
 
 MODULE = "roverwatch.fleet.base"
-ROLES = Path(__file__).resolve().parents[2] / "roles"
 ANYWAY = "vmagent_hubs_required: false deploys the robot all the same, and its queue keeps the samples until then"
 
 
@@ -43,16 +51,12 @@ SPEC = {
     "artifacts_dir": {"type": "path", "required": True},
     "disk_reserve": {"type": "str", "required": True},
     "clock_skew_max": {"type": "int", "required": True},
+    "previous_name": {"type": "str", "default": ""},
     "only_look": {"type": "bool", "default": False},
-}
-USER = {
-    "name": "roverwatch",
-    "comment": "Roverwatch services",
-    "home": "/var/lib/roverwatch",
-    "shell": "/usr/sbin/nologin",
 }
 DIRECTORIES = ("/etc/roverwatch", "/var/lib/roverwatch/textfile")
 FILES = ROLES / "base" / "files"
+TARGET = "/opt/roverwatch"
 
 
 def _options(path: Path) -> dict[str, Any]:
@@ -61,21 +65,26 @@ def _options(path: Path) -> dict[str, Any]:
     return options
 
 
-def _defaults(path: Path) -> dict[str, Any]:
-    return DataLoader().load_from_file(str(path), trusted_as_template=True) or {}
-
-
 OPTIONS = {path.parts[-3]: _options(path) for path in sorted(ROLES.glob("*/meta/argument_specs.yml"))}
-DEFAULTS = {path.parts[-3]: _defaults(path) for path in sorted(ROLES.glob("*/defaults/main.yml"))}
 # Of a service that can listen for others.
 LISTENING_ROLES = [role for role, names in DEFAULTS.items() if {f"{role}_allow_from", f"{role}_port"} <= set(names)]
 NO_THP, OOM_COUNT, SLICE = ((FILES / name).read_text() for name in ("no-thp", "oom-count", "roverwatch.slice"))
 
 
-def wanted(memory_budget: int) -> MachineFiles:
-    """What every service needs: what each unit starts with and ends with, and the slice with the budget."""
+def _unpacked(packed: Path) -> int:
+    """The size of what gzip has packed, which it writes at the end."""
+    with packed.open("rb") as stream:
+        stream.seek(-4, os.SEEK_END)
+        return int.from_bytes(stream.read(4), "little")
+
+
+def wanted(memory_budget: int, name: str) -> MachineFiles:
+    """Whose machine this is and what it is called; and what every service needs: what each unit starts with and ends
+    with, and the slice with the budget.
+    """
     budget = SLICE.replace("@memory_budget@", str(memory_budget))
     files = [
+        File(str(ownership.RECORD), json.dumps({"name": name}) + "\n"),
         File("/usr/local/sbin/roverwatch-no-thp", NO_THP, "0755"),
         File("/usr/local/sbin/roverwatch-oom-count", OOM_COUNT, "0755"),
         File("/etc/systemd/system/roverwatch.slice", budget),
@@ -104,19 +113,24 @@ class ActionModule(ActionBase):
         self.warnings: list[str] = []
 
         values = self._values(roles, variables)
-        if checks_firewall:
-            self._firewall(values.get("host_firewall_rules", []), variables)
-        if values.get("vmagent_hubs") or "vmauth" in roles:
-            self._fleet_secret(variables)
-        if values.get("vmauth_tls_cert") or values.get("vmauth_tls_key"):
-            self._gateway_certificate(values)
+        self._variables(roles, values, variables)
         self.problems += requirements.budget(args["memory_budget"], requirements.caps(roles, values))
+        places = ports.places(roles, values)
+        clashes = ports.clashes(places)
+        self.problems += clashes
+        if clashes:
+            places = []
         reserve = self._bytes("base_disk_reserve", args["disk_reserve"])
-        files = MachineFiles() if self.problems or args["only_look"] else wanted(to_bytes(args["memory_budget"]))
+        files = MachineFiles() if self.problems or args["only_look"] else wanted(to_bytes(args["memory_budget"]), host)
         asked = {
             **(self._hubs_to_ask(values) if values.get("vmagent_hubs") else {}),
+            "services": sorted({place.unit for place in places}),
+            "listening": [{"port": place.port, "address": place.address} for place in places],
             "docker": values.get("container_engine_name") == "docker",
-            "user": USER,
+            "engine": values.get("sensor_service_engine"),
+            "devices": values.get("sensor_service_devices", []),
+            "remote_tmp": self._connection._shell.get_option("remote_tmp"),
+            "remote_user": getattr(self._play_context, "remote_user", None) or "",
             "wanted": files.to_look_for(),
         }
 
@@ -126,10 +140,15 @@ class ActionModule(ActionBase):
         machine = found["machine"]
 
         self._hubs(values, found["hubs"])
-        sizes = self._artifacts(
-            requirements.artifacts(roles, values), Store(Path(args["artifacts_dir"])), machine["architecture"]
-        )
-        needed = sum(sizes) + reserve
+        self.problems += found["strangers"] + ports.taken(places, found["held"])
+        self._identity(host, variables, found, args["previous_name"])
+        store = Store(Path(args["artifacts_dir"]))
+        entries = self._artifacts(requirements.artifacts(roles, values), store, machine["architecture"])
+        needs = self._needs(store, entries, found["artifacts"], reserve)
+        needed = needs[TARGET]
+        self.problems += requirements.written(found["places"], needs) + requirements.room(found["places"], needs)
+        if found["missing_devices"]:
+            self.warnings.append(requirements.absent_devices(found["missing_devices"]))
         self.problems += requirements.machine(machine, needed, time.time(), args["clock_skew_max"])
         beside = needed if machine["data_beside_artifacts"] else reserve
         self._capacity(values, machine["data_free"] + machine["data_used"], beside)
@@ -152,13 +171,24 @@ class ActionModule(ActionBase):
             result |= self._make(files, found, task_vars)
         return result
 
+    def _variables(self, roles: Sequence[str], values: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+        """What is wrong with the variables whatever the machine is."""
+        self._names(variables["inventory_hostname"], values)
+        self.problems += requirements.devices(values.get("sensor_service_devices", []))
+        if "host_firewall" in roles:
+            self._firewall(values.get("host_firewall_rules", []), variables)
+        if values.get("vmagent_hubs") or "vmauth" in roles:
+            self._fleet_secret(variables)
+        if values.get("vmauth_tls_cert") or values.get("vmauth_tls_key"):
+            self._gateway_certificate(values)
+
     def _make(self, files: MachineFiles, found: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Make what the look has found to differ, in one more round trip for the user and one for the rest."""
         calls: list[tuple[str, dict[str, Any]]] = []
         diff: list[dict[str, str]] = []
         if not found["user"]:
-            diff.append({"prepared": f"user {USER['name']}: to be made, without a login\n"})
-            calls.append(("ansible.legacy.user", {**USER, "system": True, "create_home": False}))
+            diff.append({"prepared": f"user {ownership.USER['name']}: to be made, without a login\n"})
+            calls.append(("ansible.legacy.user", {**ownership.USER, "system": True, "create_home": False}))
         changes = files.diffs(found["differences"])
         if changes:
             calls.append((machine_files.MODULE, files.to_apply()))
@@ -217,7 +247,9 @@ class ActionModule(ActionBase):
         return values
 
     def _firewall(self, listed: object, variables: Mapping[str, Any]) -> None:
-        rules, problems = firewall.parse(listed, variables["groups"])
+        rules, problems = firewall.parse(
+            listed, variables["groups"], service_ports(variables, variables["group_names"], self._templar.template)
+        )
         self.problems += problems
         if problems:
             return
@@ -230,6 +262,38 @@ class ActionModule(ActionBase):
                 line = f"{name} cannot be computed: {error}"
                 self.problems += [] if line in self.problems else [line]
         self.problems += firewall.listeners(firewall.for_host(rules, variables["group_names"]), values)
+
+    def _names(self, host: str, values: Mapping[str, Any]) -> None:
+        """Names and labels, wherever they become files, users, labels: of this machine, and of those that it serves."""
+        self.problems += names.inventory_name(host)
+        self.problems += names.inventory_names(values.get("vmauth_robots", []))
+        self.problems += names.inventory_names(hub["name"] for hub in values.get("vmagent_hubs", []) if hub.get("name"))
+        for name in ("vmagent_labels", "victoriametrics_scrape_labels"):
+            self.problems += names.labels(name, values.get(name, {}))
+        for robot in values.get("vmalert_robots", []):
+            own = {key: value for key, value in robot.items() if key != "robot"}
+            self.problems += names.labels(f"vmalert_robots: {robot.get('robot')}", own)
+
+    def _identity(self, host: str, variables: Mapping[str, Any], found: Mapping[str, Any], confirmed: str) -> None:
+        """Whether this is the machine that is meant: no other name of the run leads to it, nor led the last one."""
+        folder = same_machine.of_run()
+        self._hostvars: Any = variables["hostvars"]
+        twice = same_machine.with_one_address(host, variables["ansible_play_hosts_all"], self._reached, folder)
+        same, copies = same_machine.seen(host, found["identity"], folder)
+        if twice or same:
+            self.problems.append(requirements.same_machine(host, sorted({*twice, *same}), bool(twice)))
+        if copies:
+            self.warnings.append(requirements.same_disk(copies))
+        before = found["deployed_as"]
+        if before and before not in (host, confirmed):
+            self.problems.append(requirements.other_machine(host, before))
+
+    def _reached(self, name: str) -> dict[str, Any]:
+        """The variables that lead to a machine of the play."""
+        hostvars = self._hostvars
+        known = hostvars.raw_get(name)
+        templar: Any = self._templar.copy_with_new_env(available_variables={**known, "hostvars": hostvars})
+        return {key: templar.template(known[key]) for key in same_machine.REACHED_BY if key in known}
 
     def _fleet_secret(self, variables: Mapping[str, Any]) -> None:
         try:
@@ -299,19 +363,37 @@ class ActionModule(ActionBase):
         else:
             self.problems += [f"{line}{'' if line.endswith('?') else '.'} {ANYWAY}" for line in lines]
 
-    def _artifacts(self, wanted: Mapping[str, str], store: Store, arch: str) -> list[int]:
-        """Sizes of the artifacts that the machine gets."""
-        sizes: list[int] = []
+    def _artifacts(self, wanted: Mapping[str, str], store: Store, arch: str) -> list[Entry]:
+        """The artifacts that the machine has to have."""
+        entries: list[Entry] = []
         if arch not in requirements.ARCHITECTURES:
-            return sizes  # said once, by the check of the machine
+            return entries  # said once, by the check of the machine
         for name, version in wanted.items():
             try:
                 entry = store.find(name, str(version), arch)
                 verified.once(store, entry, Path(C.DEFAULT_LOCAL_TMP) / "roverwatch-verified")
-                sizes.append(entry.size)
+                entries.append(entry)
             except StoreError as error:
                 self.problems.append(str(error))
-        return sizes
+        return entries
+
+    def _needs(
+        self, store: Store, entries: Sequence[Entry], there: Sequence[Mapping[str, str]], reserve: int
+    ) -> dict[str, int]:
+        """Bytes that stay or pass through at each place, of what the machine does not have yet. One task brings one
+        artifact at a time, and takes what arrived away before the next one.
+        """
+        known = {(one["name"], one["version"], one["sha256"]) for one in there}
+        missing = [entry for entry in entries if (entry.name, entry.version, entry.sha256) not in known]
+        binaries = [entry.size for entry in missing if entry.kind == "binary"]
+        images = {entry.size: _unpacked(store.path(entry)) for entry in missing if entry.kind == "image"}
+        return {
+            TARGET: sum(binaries) + reserve,
+            # An image is unpacked beside what arrived.
+            "staging": max([*binaries, *(size + unpacked for size, unpacked in images.items())], default=0),
+            "storage": sum(images.values()),
+            "temporary": max(images.values(), default=0),
+        }
 
     def _capacity(self, values: Mapping[str, Any], there: int, reserve: int) -> None:
         """Whether the disk and the queue hold what is asked of them."""

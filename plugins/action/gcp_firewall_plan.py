@@ -9,6 +9,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, gcp_firewall
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.gcp_firewall import Json, Plan, Settings
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import service_ports
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 LIST = "google.cloud.gcp_compute_firewall_info"
@@ -50,7 +51,9 @@ class ActionModule(ActionBase):
         return self._planned(plan)
 
     def _wanted(self, listed: object, variables: Mapping[str, Any]) -> tuple[list[Json], list[str]]:
-        rules, problems = firewall.parse(listed, variables.get("groups", {}))
+        rules, problems = firewall.parse(
+            listed, variables.get("groups", {}), service_ports(variables, firewall.SERVICES, self._templar.template)
+        )
         wanted, more = gcp_firewall.render(rules, self.settings)
         if not rules and not problems:
             problems = [EMPTY]

@@ -12,14 +12,16 @@ from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, nftables
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.packages import broken_sources
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options, same_machine
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import service_ports
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 MODULE = "roverwatch.fleet.host_firewall"
 TOOL = "/usr/local/sbin/roverwatch-firewall"
 FILES = Path(__file__).resolve().parents[2] / "roles" / "host_firewall" / "files"
 UNITS = "/etc/systemd/system"
-PACKAGE = {"name": "nftables", "install_recommends": False, "update_cache": True}
+PACKAGE = {"name": "nftables", "install_recommends": False}
 # What the tool exits with when nothing is tried: it has gone back.
 NOTHING_TRIED = 3
 # Seconds beyond the deadline until a machine counts as lost.
@@ -48,8 +50,11 @@ class ActionModule(ActionBase):
             removed: dict[str, Any] = self._execute_module(MODULE, module_args={"state": "absent"}, task_vars=task_vars)
             return removed
         host = variables["inventory_hostname"]
-        listed, problems = firewall.parse(args["rules"], variables["groups"])
-        rules = firewall.for_host(firewall.with_services(listed), variables["group_names"])
+        same_machine.refuse(host)
+        services = service_ports(variables, variables["group_names"], self._templar.template)
+        listed, problems = firewall.parse(args["rules"], variables["groups"], services)
+        own_ports = [port for those in services.values() for port in those]
+        rules = firewall.with_services(firewall.for_host(listed, variables["group_names"]), own_ports)
         own = (args["default_drop"], args["ssh_port"], args["trusted_interfaces"])
         problems += nftables.problems(rules, *own, args["confirm_seconds"])
         if problems:
@@ -87,7 +92,11 @@ class ActionModule(ActionBase):
         if found.get("missing"):
             # A power cut may have interrupted dpkg, and apt would refuse to go on.
             self._low_level_execute_command("dpkg --configure --pending")
+            # A source of somebody else's that is broken is no reason not to install from the others.
+            lists = self._low_level_execute_command("apt-get update --quiet")
             found = self._execute_module("ansible.legacy.apt", module_args=PACKAGE, task_vars=task_vars)
+            if found.get("failed"):
+                found["msg"] = f"nftables cannot be installed: {found['msg']} {broken_sources(lists['stderr'])}"
             if not found.get("failed") and not found.get("unreachable"):
                 found = self._execute_module(MODULE, module_args=asked, task_vars=task_vars)
         if found.get("missing"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import same_machine
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.machine_files import MODULE, File, MachineFiles
 
 SPEC = {
@@ -29,6 +30,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
+        same_machine.refuse((task_vars or {})["inventory_hostname"])
         _, args = self.validate_argument_spec(SPEC)
         files = [File(file["path"], self._content(Path(file["path"]).name), file["mode"]) for file in args["files"]]
         wanted = MachineFiles(args["directories"], files, args["enabled"])

@@ -8,14 +8,14 @@ from typing import Any
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall
 
 
-def allowed_from(listed: object, group_names: Sequence[str], port: int | str) -> list[str]:
-    """The networks that firewall_rules lets reach a TCP port of a machine in these groups.
+def allowed_from(listed: object, group_names: Sequence[str], port: int | str, service: str = "") -> list[str]:
+    """The networks that firewall_rules lets reach a TCP port of a machine in these groups; `service` is whose it is.
 
     Rules that are wrong let nobody in, and nobody gets to a port that is none; the preflight says what is wrong.
     """
     if not str(port).isdigit():
         return []
-    rules, _ = firewall.parse(listed)
+    rules, _ = firewall.parse(listed, None, {service: [int(port)]})
     found: list[str] = firewall.allowed_from(firewall.for_host(rules, group_names), int(port))
     return found
 

@@ -8,9 +8,11 @@ module: base
 short_description: Find everything that would stop a deployment, then make what every service needs
 description:
   - Looks at the machine (operating system, architecture, init, memory controller, free disk, clock, whether it
-    reaches its hubs) and on the controller at what is to be put on it (the types of the roles' variables, sizes, the
-    sum of the caps, what the disk must hold, certificates, the fleet's secret, the artifacts and their checksums), and
-    reports all that is wrong at once. Each line names the host, the variable or thing, and the remedy.
+    reaches its hubs, who holds its services' ports, what others have under names of Roverwatch, whether it is the
+    machine that is meant) and on the controller at what is to be put on it (the types of the roles' variables, names
+    and labels, sizes, the sum of the caps, what the disk must hold, certificates, the fleet's secret, the artifacts and
+    their checksums), and reports all that is wrong at once. Each line names the host, the variable or thing, and the
+    remedy.
   - What keeps a robot from a hub is a warning in check mode, where hubs need not be deployed yet, and where
     C(vmagent_hubs_required) is false. A certificate that is about to expire is a warning, too.
   - Where nothing is wrong, makes the user C(roverwatch), the directories, what every unit starts with and ends with,
@@ -49,6 +51,12 @@ options:
       those of other days.
     type: int
     required: true
+  previous_name:
+    description: >-
+      The name that the machine was deployed under before, which confirms that it has another one now. Without it a
+      machine that the last run called otherwise is refused.
+    type: str
+    default: ""
   only_look:
     description: Whether nothing is made, either.
     type: bool
@@ -112,7 +120,6 @@ problems:
 
 import os
 import platform
-import pwd
 import shutil
 import ssl
 import subprocess
@@ -123,7 +130,16 @@ from pathlib import Path
 from typing import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, gateway, machine_files, systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
+    cgroup,
+    gateway,
+    identity,
+    listening,
+    machine_files,
+    ownership,
+    places,
+    systemd,
+)
 
 TARGET = Path("/opt/roverwatch")
 DATA = Path("/var/lib/roverwatch")
@@ -184,11 +200,8 @@ def docker_cgroup_driver() -> str:
 
 
 def is_there(user: Mapping[str, str]) -> bool:
-    try:
-        found = pwd.getpwnam(user["name"])
-    except KeyError:
-        return False
-    return (found.pw_gecos, found.pw_dir, found.pw_shell) == (user["comment"], user["home"], user["shell"])
+    found = ownership.account(user)
+    return found is not None and ownership.is_right(found, user)
 
 
 def main() -> None:
@@ -197,8 +210,13 @@ def main() -> None:
         argument_spec={
             "hub_urls": {"type": "list", "elements": "str", "default": []},
             "hub_authorities": {"type": "str"},
+            "listening": {"type": "list", "elements": "dict", "default": []},
             "docker": {"type": "bool", "default": False},
-            "user": {"type": "dict", "required": True},
+            "engine": {"type": "str"},
+            "devices": {"type": "list", "elements": "str", "default": []},
+            "remote_tmp": {"type": "str", "default": "~/.ansible/tmp"},
+            "remote_user": {"type": "str", "default": ""},
+            "services": {"type": "list", "elements": "str", "default": []},
             "wanted": {"type": "dict", "required": True, "options": machine_files.SPEC},
         },
         supports_check_mode=True,
@@ -215,6 +233,7 @@ def main() -> None:
         module.fail_json(msg="vmagent_hub_ca holds no certificate authorities: {}".format(error))
     except systemd.SystemdError as error:
         module.fail_json(msg=str(error))
+    stage = places.staging(module.params["remote_tmp"], module.params["remote_user"])
     module.exit_json(
         machine={
             "architecture": platform.machine(),
@@ -232,7 +251,14 @@ def main() -> None:
             "engines": engines(module.params["docker"]),
         },
         hubs={url: asdict(fault) if fault else None for url, fault in hubs.items()},
-        user=is_there(module.params["user"]),
+        places=places.tried(module.params["engine"], stage),
+        artifacts=places.here(module.params["engine"]),
+        missing_devices=places.missing_devices(module.params["devices"]),
+        strangers=ownership.strangers(ownership.USER, module.params["services"]),
+        deployed_as=(ownership.record() or {}).get("name", ""),
+        identity=identity.running(),
+        held=listening.held(module.params["listening"]),
+        user=is_there(ownership.USER),
         differences=differences,
     )
 

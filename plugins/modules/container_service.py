@@ -54,6 +54,13 @@ options:
     type: list
     elements: str
     default: []
+  devices:
+    description: >-
+      Devices of the machine that the service may use, such as C(/dev/ttyUSB0). One that is not there when a container
+      starts is left out; one that is there again is taken in by the next run, or by a restart.
+    type: list
+    elements: str
+    default: []
   memory_max:
     description: The cap that the kernel enforces on each container, a size such as 80M.
     type: str
@@ -141,7 +148,8 @@ def check(wanted: Mapping[str, Any], image: str) -> list[str]:
     """The command with which the image itself says whether it accepts its configuration, under the cap it will have."""
     if not wanted["config_check"]:
         return []
-    run = [wanted["engine"], "run", "--rm", "--pull=never", "--network=none", "--read-only", "--cap-drop=all"]
+    run = {"podman": [*unit_text.PODMAN, "run", "--userns=host"], "docker": ["docker", "run"]}[wanted["engine"]]
+    run += ["--rm", "--pull=never", "--network=none", "--read-only", "--cap-drop=all"]
     cap = ["--cgroup-parent=" + units.SLICE, "--memory={}".format(wanted["memory_max"])]
     return [*run, *cap, "--volume={}:/etc/roverwatch/config.toml:ro", image, *wanted["config_check"]]
 
@@ -175,6 +183,7 @@ def instance(wanted: Mapping[str, Any], number: int, its: Mapping[str, str]) -> 
             "cid_file": unit_text.cid_file(name),
             "memory_max": wanted["memory_max"],
             "ready_url": "http://127.0.0.1:{}{}".format(port, wanted["ready_path"]),
+            **({"devices": wanted["devices"]} if wanted["devices"] else {}),
         },
         "replaces": [],
         "scrape": services.scrape(wanted, port),
@@ -190,6 +199,7 @@ def main() -> None:
             "args": {"type": "list", "elements": "str", "default": []},
             "instances": {"type": "int", "default": 1},
             "run_options": {"type": "list", "elements": "str", "default": []},
+            "devices": {"type": "list", "elements": "str", "default": []},
             "config": {"type": "str"},
             "config_check": {"type": "list", "elements": "str", "default": []},
             "user_id": {"type": "int", "default": 65532},

@@ -16,7 +16,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store 
     Store,
     StoreError,
 )
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options, same_machine
 
 COLLECTION = Path(__file__).resolve().parents[2]
 # Of a service, what roles have variables for.
@@ -59,6 +59,7 @@ def serve(action: ActionBase, module: str, of_role: Sequence[str], variables: di
     if args.get("state") == "absent":
         removed: dict[str, Any] = action._execute_module(module, module_args=args, task_vars=variables)
         return removed
+    same_machine.refuse(variables["inventory_hostname"])
     versions = {args["name"]: args["version"], **{tool["name"]: tool["version"] for tool in args.get("tools", [])}}
     return bring(action, module, store_of(action, variables), versions, variables, **args)
 

@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, mkdtemp
 from typing import Any
 
 # Imported so that the forks have them, and used by nothing here (F401): what Ansible sends with each module, and what
@@ -122,6 +122,9 @@ def run_program(asked: dict[str, Any]) -> None:
     files = [os.open(path, os.O_WRONLY | os.O_TRUNC) for path in asked["output"]]
     become(asked["environment"], asked["directory"], [os.open(os.devnull, os.O_RDONLY), *files])
     sys.argv = asked["arguments"]
+    constants: Any = importlib.import_module("ansible.constants")
+    # What is known for a run is known for no other one.
+    constants.DEFAULT_LOCAL_TMP = mkdtemp(dir=constants.DEFAULT_LOCAL_TMP)
     importlib.import_module(f"ansible.cli.{asked['program']}").main(sys.argv)
 
 

@@ -26,7 +26,11 @@ MACHINE = {
     "data_free": GIB, "data_used": 0, "data_beside_artifacts": True, "time": 0.0, "engines": ["podman"],
 }  # fmt: skip
 NOTHING = {"directories": [], "files": {}, "reload": [], "enabled": []}
-LOOKED = {"machine": MACHINE, "hubs": {}, "user": True, "differences": NOTHING}
+IDENTITY = {"system": "boot pid:[1]", "machine_id": "1"}
+LOOKED = {
+    "machine": MACHINE, "hubs": {}, "user": True, "held": [], "strangers": [], "deployed_as": "", "identity": IDENTITY,
+    "places": {}, "artifacts": [], "missing_devices": [], "differences": NOTHING,
+}  # fmt: skip
 SLICE = "/etc/systemd/system/roverwatch.slice"
 
 
@@ -36,6 +40,7 @@ class Controller:
     def __init__(self, store: Path, patch: pytest.MonkeyPatch) -> None:
         self.store = store
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        patch.setattr(action.same_machine, "of_run", lambda: store)
         patch.setattr(action, "time", SimpleNamespace(time=lambda: 0.0))
 
     def ran(self, answer: dict[str, Any], check: bool = False, made: dict[str, Any] | None = None, **args: Any) -> Any:
@@ -45,9 +50,12 @@ class Controller:
             args={**defaults, "artifacts_dir": str(self.store), **args},
             check_mode=check, async_val=0, diff=False, delegate_to=None,
         )  # fmt: skip
-        connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/nowhere"))
+        connection = SimpleNamespace(
+            _shell=SimpleNamespace(tmpdir="/nowhere", get_option=lambda name: "~/.ansible/tmp")
+        )
         variables = {"inventory_hostname": "robot-1", "groups": {"all": ["robot-1"]}, "group_names": []}
         variables |= {"ansible_play_role_names": ["base"], "ansible_run_tags": ["all"], "role_path": "roles/base"}
+        variables |= {"ansible_play_hosts_all": ["robot-1"], "hostvars": SimpleNamespace(raw_get=lambda name: {})}
         loader = DataLoader()
         plugin = action.ActionModule(task, connection, None, loader, Templar(loader, variables), None)
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from ansible_collections.roverwatch.fleet.plugins.filter import firewall as filters
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import DEFAULTS, service_ports
 from hypothesis import given
 from hypothesis import strategies as st
 from roverwatch import firewall
-from test_tree import ROLES, ROOT
+from test_tree import ROOT
 
 RULE: dict[str, Any] = {"name": "gateway", "groups": ["hubs"], "ports": [8427], "sources": ["10.20.0.0/16"]}
 GROUPS = ["robots", "hubs", "hamburg"]
@@ -185,26 +188,78 @@ def test_collapsing_lets_in_whom_the_list_names_and_nobody_else(sources):
 
 
 def test_a_rule_that_leaves_the_list_does_not_open_a_port_of_ours():
-    (rule, closing) = firewall.with_services(parsed(RULE))
+    (rule, closing) = firewall.with_services(parsed(RULE), [9100, 8010])
     assert (rule.name, closing.sources) == ("gateway", ())
-    assert all(firewall.for_host([closing], [group]) for group in ("robots", "hubs"))
-    ports = set()
-    for role in ROLES:
-        defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text()) or {}
-        ports |= {defaults[f"{role}_port"]} if f"{role}_port" in defaults else set()
-    assert {str(port) for port in closing.ports} == set(map(str, ports))
-    assert firewall.with_services([]) == []
+    assert list(map(str, closing.ports)) == ["8010", "9100"]
+    assert firewall.with_services([], [8010]) == []
+    assert firewall.with_services(parsed(RULE), []) == parsed(RULE)
+
+
+def plays() -> dict[str, list[str]]:
+    """The roles of site.yml, by the group that gets them."""
+    listed = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
+    return {
+        play["hosts"]: [task["ansible.builtin.import_role"]["name"] for task in play["tasks"]]
+        for play in listed
+        if "tasks" in play
+    }
+
+
+def test_the_services_of_a_group_are_those_that_site_yml_puts_there():
+    for group, roles in plays().items():
+        assert firewall.SERVICES[group] == tuple(role for role in roles if f"{role}_port" in DEFAULTS[role])
+
+
+def rules_of(group: str, **variables: object) -> list[firewall.Rule]:
+    """The rules of group_vars on a machine of this group that has these variables."""
+    templar = Templar(loader=DataLoader(), variables=variables)
+    listed = DataLoader().load_from_file(str(ROOT / "group_vars/all/firewall.yml"), trusted_as_template=True)
+    services = service_ports(variables, [group], templar.template)
+    rules, problems = firewall.parse(templar.template(listed["firewall_rules"]), None, services)
+    assert problems == []
+    here = firewall.for_host(rules, [group])
+    return firewall.with_services(here, [port for those in services.values() for port in those])
+
+
+def ports_of(group: str, **variables: object) -> set[str]:
+    return {str(port) for rule in rules_of(group, **variables)[:-1] for port in rule.ports}
+
+
+def test_a_rule_follows_the_port_of_its_service():
+    moved = {"sensor_service_port": 8010, "node_exporter_port": "9101"}
+    moved |= {"victoriametrics_port": 1, "vmagent_port": 2, "vmalert_port": 3, "alertmanager_port": 4, "vmauth_port": 5}
+    moved["sensor_service_instances"] = trust_as_template("{{ 3 }}")
+    assert ports_of("robots", **moved) == {"1", "2", "8010", "8011", "8012", "9101"}
+    assert ports_of("hubs", **moved) == {"1", "3", "4", "5", "9101"}
+    closing = rules_of("robots", **moved)[-1]
+    assert {str(port) for port in closing.ports} == ports_of("robots", **moved)
+
+
+def test_a_port_that_no_service_of_the_machine_is_on_is_in_no_rule():
+    assert ports_of("robots") == {"8000", "8428", "8429", "9100"}
+    assert ports_of("hubs") == {"8427", "8428", "8880", "9093", "9100"}
+
+
+def test_a_service_stands_for_its_ports_where_it_is():
+    both = {**RULE, "groups": ["all"], "ports": ["sensor_service", 22]}
+    (rule,), problems = firewall.parse([both], GROUPS, {"sensor_service": [8000, 8001]})
+    assert (list(map(str, rule.ports)), problems) == (["22", "8000", "8001"], [])
+    assert list(map(str, parsed(both)[0].ports)) == ["22"]
+    assert parsed({**both, "ports": ["sensor_service"]}) == [], "of a machine without it there is nothing to say"
+    _, (problem,) = firewall.parse([{**RULE, "ports": ["sensor"]}], GROUPS)
+    assert "the name of a service (alertmanager, node_exporter, sensor_service," in problem
+    assert filters.allowed_from([both], ["robots"], 8010, "sensor_service") == RULE["sources"]
+    assert filters.allowed_from([both], ["robots"], 8010, "vmagent") == []
+
+
+def every_default() -> dict[str, object]:
+    return {name: value for values in DEFAULTS.values() for name, value in values.items()}
 
 
 def test_every_port_of_ours_is_in_the_list():
     """What is in no rule is open to whoever may reach the machine."""
-    listed = yaml.safe_load((ROOT / "group_vars/all/firewall.yml").read_text())["firewall_rules"]
-    rules, problems = firewall.parse([{**rule, "sources": []} for rule in listed])
-    assert problems == []
-    for play in yaml.safe_load((ROOT / "playbooks/site.yml").read_text()):
-        group = play.get("hosts")
-        here = [rule for rule in firewall.for_host(rules, [group]) if rule.protocol == "tcp"]
-        for role in {task["ansible.builtin.import_role"]["name"] for task in play.get("tasks", [])} & set(ROLES):
-            defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text()) or {}
-            port = defaults.get(f"{role}_port")
+    for group, roles in plays().items():
+        here = [rule for rule in rules_of(group)[:-1] if rule.protocol == "tcp"]
+        for role in roles:
+            port = DEFAULTS[role].get(f"{role}_port")
             assert port is None or any(firewall._has(rule, port) for rule in here), f"{role} on {group}"

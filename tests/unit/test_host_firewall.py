@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 from ansible_collections.roverwatch.fleet.plugins.action import host_firewall as action
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import systemd, units
 from ansible_collections.roverwatch.fleet.plugins.modules import host_firewall as module
@@ -318,6 +320,7 @@ class Controller:
         self.transport = "ssh"
         self.missing = self.still_missing = False
         self.apt: dict[str, Any] = {}
+        self.variables: dict[str, Any] = {}
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         patch.setattr(action, "time", clock)
         patch.setattr(action, "tell", lambda text, color: self.said.append(text))
@@ -338,9 +341,9 @@ class Controller:
         confirms = [] if confirms is None else confirms
 
         def confirm(command: str) -> dict[str, Any]:
-            if command.startswith("dpkg"):
+            if command.startswith(("dpkg", "apt-get")):
                 self.asked.append({"command": command})
-                return {"rc": 0}
+                return {"rc": 0, "stderr": "W: Failed to fetch x\n"}
             self.used.append((command, self.options["ssh_args"]))
             found = confirms.pop(0) if len(confirms) > 1 else confirms[0]
             if isinstance(found, Exception):
@@ -364,13 +367,14 @@ class Controller:
             set_option=self.options.__setitem__,
             close=self.close,
         )
-        plugin = action.ActionModule(task, connection, None, None, None, None)
+        plugin = action.ActionModule(task, connection, None, None, Templar(DataLoader()), None)
         plugin._execute_module = execute
         plugin._low_level_execute_command = confirm
         variables = {
             "inventory_hostname": "robot-1",
             "groups": {"robots": ["robot-1"], "hubs": [], "all": ["robot-1"]},
             "group_names": ["robots"],
+            **self.variables,
         }
         found: dict[str, Any] = plugin.run(task_vars=variables)
         return found
@@ -381,13 +385,22 @@ def controller(monkeypatch: pytest.MonkeyPatch) -> Controller:
     return Controller(monkeypatch)
 
 
+def test_a_service_that_moved_leaves_its_port_to_whoever_has_it_now(controller):
+    controller.variables = {"sensor_service_port": 8010, "sensor_service_instances": 2}
+    controller.ran([0])
+    closed = "tcp dport { 8010, 8011, 8428, 8429, 9100 } counter name deny-deny-services drop"
+    assert closed in controller.asked[0]["table"]
+
+
 def test_a_machine_without_the_package_gets_it_first(controller):
     controller.missing = True
     assert controller.ran([0])["changed"]
-    before, interrupted, package, after = controller.asked
+    before, interrupted, lists, package, after = controller.asked
     assert before == after
     assert interrupted == {"command": "dpkg --configure --pending"}
-    assert (package["name"], package["install_recommends"]) == ("nftables", False)
+    assert lists == {"command": "apt-get update --quiet"}
+    # A source that is broken would be an error of the module's own update, whoever's it is.
+    assert package == {"name": "nftables", "install_recommends": False}
 
 
 def test_a_machine_that_cannot_have_the_package(controller):
@@ -397,7 +410,9 @@ def test_a_machine_that_cannot_have_the_package(controller):
     controller.asked = []
     controller.missing = True
     found = controller.ran()
-    assert (found["failed"], found["msg"], len(controller.asked)) == (True, "robot-1: No package matching", 3)
+    assert (found["failed"], len(controller.asked)) == (True, 4)
+    assert found["msg"].startswith("robot-1: nftables cannot be installed: No package matching Package sources that do")
+    assert "W: Failed to fetch x" in found["msg"]
 
 
 def test_the_machine_gets_the_rules_of_its_groups_and_the_tool(controller):

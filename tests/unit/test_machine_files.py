@@ -158,7 +158,7 @@ class Controller:
             return dict(left.pop(0))
 
         plugin._execute_module = execute
-        found: dict[str, Any] = plugin.run(task_vars={})
+        found: dict[str, Any] = plugin.run(task_vars={"inventory_hostname": "robot-1"})
         assert left == []
         return found
 

@@ -33,14 +33,7 @@ class Run:
         self, roles: list[str], variables: dict[str, Any], *arguments: str, store: Path | None = None
     ) -> dict[str, Any]:
         result = self.directory / "result.json"
-        options = {
-            "roles": roles,
-            "memory_budget": "1G",
-            "artifacts_dir": str(store or self.directory),
-            "disk_reserve": "1M",
-            "clock_skew_max": 60,
-            "only_look": True,
-        }
+        options = {**self.options(store), "roles": roles}
         keep = {"content": "{{ found | to_json }}", "dest": str(result)}
         tasks = [
             {"roverwatch.fleet.base": options, "register": "found", "ignore_errors": True},
@@ -53,6 +46,25 @@ class Run:
         )
         found: dict[str, Any] = json.loads(result.read_text())
         return found
+
+    def options(self, store: Path | None = None) -> dict[str, Any]:
+        return {
+            "roles": [],
+            "memory_budget": "1G",
+            "artifacts_dir": str(store or self.directory),
+            "disk_reserve": "1M",
+            "clock_skew_max": 60,
+            "only_look": True,
+        }
+
+    def run_all(self, hosts: dict[str, Any]) -> None:
+        """Preflight of several hosts, all of which are this machine; it is refused for each or some of them."""
+        (self.directory / "play.yml").write_text(
+            yaml.safe_dump(
+                [{"hosts": "all", "gather_facts": False, "tasks": [{"roverwatch.fleet.base": self.options()}]}]
+            )
+        )
+        assert self._run(self.directory / "play.yml", {"all": {"hosts": hosts}}) != 0, self.output
 
     def site(self, group: str, variables: dict[str, Any]) -> str:
         """What site.yml says on a machine of a group, when it only looks."""
@@ -228,6 +240,21 @@ def test_the_certificate_of_a_hub(run: Run, tmp_path: Path) -> None:
     (problem,) = lines(run(["vmauth"], hub | {"vmauth_tls_key": "/nowhere.key"}, *vault), "vmauth_tls")
     assert "vmauth_tls_key: /nowhere.key on the controller cannot be read" in problem
     assert "PRIVATE KEY" not in run.output
+
+
+def test_two_names_for_one_machine(run: Run, tmp_path: Path) -> None:
+    """By a template as well, and by two ways to it that the inventory does not show to lead to one machine."""
+    copied = "{{ hostvars['robot-1'].ansible_host }}"
+    hosts = {
+        "robot-1": {"ansible_host": "10.0.0.11"},
+        "robot-2": {"ansible_host": copied},
+        "robot-3": {"ansible_host": "10.0.0.13"},
+    }
+    run.run_all(hosts)
+    said = " ".join(run.output.split())
+    assert "robot-1: robot-1 and robot-2" in said
+    assert "are the same machine: the inventory has one address" in said
+    assert "different addresses lead to it" in said, "whoever of the three came second or third"
 
 
 def test_the_disk(run: Run) -> None:

@@ -34,6 +34,19 @@ def machine(**different: Any) -> list[str]:
     return requirements.machine({**MACHINE, **different}, 1 << 30, 1000.0, 60)
 
 
+@pytest.mark.parametrize(
+    "device", ["/dev/ttyUSB0", "/dev/serial/by-id/usb-FTDI_x-if00:/dev/lidar:r", "nvidia.com/gpu=all"]
+)
+def test_a_device(device):
+    assert requirements.devices([device]) == []
+
+
+@pytest.mark.parametrize("device", ["ttyUSB0", "/dev/x y", "/dev/$(reboot)", "/dev/'x'", "/dev/x:rwx"])
+def test_what_is_no_device(device):
+    (problem,) = requirements.devices([device])
+    assert repr(device) in problem
+
+
 def test_a_fit_machine_has_no_problems():
     assert machine() == []
     assert machine(architecture="aarch64", cgroup_version=1, time=1059.0) == []

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,8 @@ def container(number: int, **different: Any) -> dict[str, Any]:
         "name": "sensor",
         "unit": "roverwatch-sensor",
         "engine": "podman",
-        "run_options": ["--device=a"],
+        "run_options": ["--tmpfs=/a"],
+        "devices": [],
         "args": ["--config", "c"],
         "secrets": {},
         "config": "listen = :@port@",
@@ -261,14 +263,73 @@ def test_each_instance_has_its_own_name_port_config_and_container():
     assert second["scrape"] == container(1, port=8001)["scrape"]
 
 
+PODMAN = "/usr/bin/podman --cgroup-manager=systemd"
+
+
+def test_podman_is_told_what_the_machine_may_have_set_otherwise():
+    unit = container(1)["unit"]
+    assert "--userns=host" in unit
+    calls = [line for line in unit.splitlines() if "/usr/bin/podman" in line]
+    assert len(calls) == 3
+    assert all(PODMAN in line for line in calls)
+
+
+def started(directory: Path, engine: str, devices: list[str]) -> list[str]:
+    """What an engine is told by the unit's own command line, without systemd."""
+    unit = container(1, engine=engine, devices=devices)["unit"]
+    client = PODMAN if engine == "podman" else "/usr/bin/docker"
+    line = next(part for part in unit.replace("\\\n", "").splitlines() if f"{client} run" in part and "=" in part)
+    command = line.partition("=")[2].replace("$$", "$").replace("%%", "%").replace(client, str(directory / "engine"))
+    (directory / "engine").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (directory / "engine").chmod(0o755)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("engine", ["podman", "docker"])
+def test_a_service_starts_with_the_devices_that_are_there(tmp_path, engine, places):
+    cdi = places.units.CDI[0]
+    (tmp_path / "ttyUSB1").touch()
+    devices = [f"{tmp_path}/ttyUSB0", f"{tmp_path}/ttyUSB1:/dev/ttyUSB0:rw", "/dev/null", "nvidia.com/gpu=all"]
+    words = started(tmp_path, engine, devices)
+    assert [word for word in words if word.startswith("--device=")] == [
+        "--device=/dev/null",
+        f"--device={tmp_path}/ttyUSB1:/dev/ttyUSB0:rw",
+    ], cdi
+    (environment,) = [word for word in words if "ROVERWATCH_DEVICES" in word]
+    environ = f"A=1\0{environment.removeprefix('--env=')}\0".encode()
+    assert words[0] == "run"
+    assert words.index(environment) < words.index("localhost/roverwatch/sensor:1.0")
+    assert words[-2:] == ["--config", "c"]
+    assert not places.units.lacks_device(environ, devices)
+    (tmp_path / "ttyUSB0").touch()
+    assert places.units.lacks_device(environ, devices), "the next run takes it in"
+    (tmp_path / "ttyUSB1").unlink()
+    assert not places.units.lacks_device(environ, devices[1:]), "one that went is no reason to restart"
+    assert started(tmp_path, engine, devices).count(f"--device={devices[0]}") == 1
+
+
+def test_a_service_without_devices_needs_no_shell():
+    assert "/bin/sh" not in container(1)["unit"]
+    assert "devices" not in container(1)["service"]
+
+
+def test_a_gpu_is_there_once_its_file_is(tmp_path, monkeypatch, places):
+    monkeypatch.setattr(places.units, "CDI", (str(tmp_path / "no"), str(tmp_path)))
+    assert not places.units.device_is_there("nvidia.com/gpu=all")
+    (tmp_path / "nvidia.yaml").write_text("kind: nvidia.com/gpu\n")
+    assert places.units.device_is_there("nvidia.com/gpu=all")
+    assert not places.units.device_is_there("intel.com/gpu=all")
+
+
 @pytest.mark.parametrize("engine", ["podman", "docker"])
 def test_a_container_is_in_the_slice_under_its_cap_with_nothing_but_what_is_said(engine):
     unit = container(1, engine=engine)["unit"]
-    start = unit[unit.index(f"/usr/bin/{engine} run ") :]
+    start = unit[unit.index({"podman": f"{PODMAN} run ", "docker": "/usr/bin/docker run "}[engine]) :]
     words = start[: start.index("\nExec")].replace("\\\n", "").split()
     for word in ["--pull=never", "--cgroup-parent=roverwatch.slice", f"--memory={80 << 20}", "--cap-drop=all"]:
         assert word in words
-    assert words[-4:] == ["--device=a", "localhost/roverwatch/sensor:1.0", "--config", "c"]
+    assert words[-4:] == ["--tmpfs=/a", "localhost/roverwatch/sensor:1.0", "--config", "c"]
     assert not any("secrets" in word for word in words)
     assert "/etc/roverwatch/secrets:ro" in container(1, engine=engine, secrets={"a": "b"})["unit"]
 
@@ -276,7 +337,8 @@ def test_a_container_is_in_the_slice_under_its_cap_with_nothing_but_what_is_said
 def test_the_image_checks_its_configuration_under_its_cap():
     assert container(1)["files"][0]["validate"] == []
     command = container(1, config_check=["--check"])["files"][0]["validate"]
-    assert command[:2] == ["podman", "run"]
+    assert command[:3] == [*PODMAN.split(), "run"]
+    assert container(1, engine="docker", config_check=["--check"])["files"][0]["validate"][:2] == ["docker", "run"]
     assert f"--memory={80 << 20}" in command
     assert command[-2:] == ["localhost/roverwatch/sensor:1.0", "--check"]
 

@@ -184,7 +184,10 @@ class CappedUnit:
         try:
             if self.service["kind"] == "binary" and str((proc / "exe").readlink()) != self.service["exe"]:
                 return False
-            return units.running_revision((proc / "environ").read_bytes()) == revision
+            environ = (proc / "environ").read_bytes()
+            if units.lacks_device(environ, self.service.get("devices", [])):
+                return False
+            return units.running_revision(environ) == revision
         except OSError:
             return False  # it ended just now
 

@@ -12,9 +12,12 @@ import ctypes
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO, Callable, Union
 
 DIRECTORY_MODE = 0o755
+# Some file systems keep room for the first block of a file that is empty.
+TRIAL_BYTES = 4096
 
 
 def write(path: Path, content: Union[str, bytes], mode: int = 0o644, owner: int = -1) -> None:
@@ -41,6 +44,17 @@ def _replace(path: Path, mode: int, owner: int, fill: Callable[[BinaryIO], objec
         os.fsync(stream.fileno())
     arriving.replace(path)
     fsync(path.parent)
+
+
+def refusal(directory: Path) -> str:
+    """Why nothing can be written in a directory; empty where it can. What is tried has no name, and is gone at once."""
+    try:
+        with TemporaryFile(dir=str(directory)) as trial:
+            trial.write(b"\0" * TRIAL_BYTES)
+            trial.flush()
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else str(error)
+    return ""
 
 
 def make_directory(path: Path, mode: int = DIRECTORY_MODE, owner: int = -1, group: int = -1) -> None:

@@ -16,12 +16,17 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 PROTOCOLS = ("tcp", "udp")
+# What site.yml puts on the machines of a group, by the roles' names; a test compares them. As a port in a rule, such a
+# name is where the service listens on that machine.
+SERVICES = {
+    "robots": ("sensor_service", "node_exporter", "victoriametrics", "vmagent"),
+    "hubs": ("node_exporter", "victoriametrics", "alertmanager", "vmalert", "vmauth"),
+}
+_SERVICES = frozenset(name for names in SERVICES.values() for name in names)
 # The name becomes a part of a name at GCP, which has 63 characters (RFC 1035), and of nftables' counters.
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 # What the rules that close a port are called at GCP.
 RESERVED = "deny"
-# Of the roles' defaults; no rule has to be for them.
-SERVICE_PORTS = (8000, 8427, 8428, 8429, 8880, 9093, 9100)
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 _KEYS = ("name", "groups", "ports", "protocol", "sources", "public")
 
@@ -55,10 +60,13 @@ class Rule:
         return [str(source) for source in self.sources if source.version == version]
 
 
-def parse(listed: object, groups: Optional[Iterable[str]] = None) -> Tuple[List[Rule], List[str]]:
+def parse(
+    listed: object, groups: Optional[Iterable[str]] = None, services: Optional[Mapping[str, Sequence[int]]] = None
+) -> Tuple[List[Rule], List[str]]:
     """The rules that are right, and a line for everything that is wrong, with the rule's name in it.
 
-    `groups` are those of the inventory: a rule for another one would never apply. None leaves that out.
+    `groups` are those of the inventory: a rule for another one would never apply. None leaves that out. `services` are
+    the ports of each service; of one that is not among them a rule has none.
     """
     if not isinstance(listed, (list, tuple)):
         return [], ["firewall_rules is no list: write each rule as an entry with a name, groups, ports and sources"]
@@ -67,7 +75,7 @@ def parse(listed: object, groups: Optional[Iterable[str]] = None) -> Tuple[List[
     problems: List[str] = []
     names: Dict[str, int] = {}
     for number, entry in enumerate(listed, 1):
-        rule, wrong = _parse_rule(entry, number, known)
+        rule, wrong = _parse_rule(entry, number, known, services or {})
         problems += wrong
         if rule:
             rules.append(rule)
@@ -81,7 +89,9 @@ def parse(listed: object, groups: Optional[Iterable[str]] = None) -> Tuple[List[
     return rules, problems
 
 
-def _parse_rule(entry: object, number: int, known: Optional[Iterable[str]]) -> Tuple[Optional[Rule], List[str]]:
+def _parse_rule(
+    entry: object, number: int, known: Optional[Iterable[str]], services: Mapping[str, Sequence[int]]
+) -> Tuple[Optional[Rule], List[str]]:
     if not isinstance(entry, Mapping):
         return None, ["rule {}: {!r} is no rule: write a name, groups, ports and sources".format(number, entry)]
     name, problems = entry.get("name"), []
@@ -110,7 +120,7 @@ def _parse_rule(entry: object, number: int, known: Optional[Iterable[str]]) -> T
     protocol = entry.get("protocol", "tcp")
     if protocol not in PROTOCOLS:
         problems.append("protocol {!r} is none of {}".format(protocol, ", ".join(PROTOCOLS)))
-    ports = _ports(entry.get("ports"), problems)
+    ports = _ports(entry.get("ports"), services, problems)
     public = entry.get("public", False)
     if not isinstance(public, bool):
         problems.append("public is {!r}: write true or false".format(public))
@@ -119,6 +129,8 @@ def _parse_rule(entry: object, number: int, known: Optional[Iterable[str]]) -> T
         problems += _open_to_all(sources)
     if problems:
         return None, ["rule {}: {}".format(name or number, problem) for problem in problems]
+    if not ports:
+        return None, []  # all of it is for services that are not on this machine
     return Rule(str(name), tuple(groups), tuple(ports), str(protocol), tuple(sources)), []
 
 
@@ -130,12 +142,15 @@ def _texts(entry: Mapping[str, Any], key: str, problems: List[str]) -> List[str]
     return list(value)
 
 
-def _ports(value: object, problems: List[str]) -> List[Ports]:
+def _ports(value: object, services: Mapping[str, Sequence[int]], problems: List[str]) -> List[Ports]:
     if not isinstance(value, (list, tuple)) or not value:
         problems.append("ports is {!r}: name at least one, as a list such as [8427] or ['8000-8003']".format(value))
         return []
     found = []
     for item in value:
+        if isinstance(item, str) and item in _SERVICES:
+            found += [Ports(port, port) for port in services.get(str(item), ())]
+            continue
         match = None if isinstance(item, bool) else _PORTS.fullmatch(str(item))
         first = int(match[1]) if match else 0
         last = int(match[2] or first) if match else 0
@@ -143,7 +158,8 @@ def _ports(value: object, problems: List[str]) -> List[Ports]:
             found.append(Ports(first, last))
         else:
             problems.append(
-                "port {!r} is out of range: a port is 1 to 65535, a range is written '8000-8003'".format(item)
+                "port {!r} is out of range: a port is 1 to 65535, a range is written '8000-8003', and the name of a "
+                "service ({}) stands for its own".format(item, ", ".join(sorted(_SERVICES)))
             )
     found.sort()
     for one, other in zip(found, found[1:]):
@@ -190,10 +206,12 @@ def for_host(rules: Iterable[Rule], group_names: Iterable[str]) -> List[Rule]:
     return [rule for rule in rules if here.intersection(rule.groups)]
 
 
-def with_services(rules: Sequence[Rule]) -> List[Rule]:
-    """The rules, and after them one that closes our services' ports: a rule that leaves the list must not open one."""
-    ports = tuple(Ports(port, port) for port in SERVICE_PORTS)
-    return [*rules, Rule(RESERVED + "-services", ("robots", "hubs"), ports, "tcp", ())] if rules else []
+def with_services(rules: Sequence[Rule], service_ports: Iterable[int]) -> List[Rule]:
+    """A machine's rules, and after them one that closes its services' ports: a rule that leaves the list must not open
+    one. A port that no service of ours is on is not ours to close.
+    """
+    ports = tuple(Ports(port, port) for port in sorted(set(service_ports)))
+    return [*rules, Rule(RESERVED + "-services", ("all",), ports, "tcp", ())] if rules and ports else [*rules]
 
 
 def allowed_from(rules: Iterable[Rule], port: int, protocol: str = "tcp") -> List[str]:

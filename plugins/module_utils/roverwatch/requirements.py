@@ -6,6 +6,9 @@ A line names the variable or the thing, and says what to do; the caller puts the
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -14,6 +17,11 @@ from . import gateway
 from .sizes import from_bytes, to_bytes
 
 ARCHITECTURES = ("x86_64", "aarch64")
+
+_DEVICE = re.compile(
+    r"/[A-Za-z0-9/_.@+-]+(:/[A-Za-z0-9/_.@+-]+)?(:[rwm]{1,3})?|[A-Za-z0-9.-]+/[A-Za-z0-9_.-]+=[A-Za-z0-9_.:-]+",
+    re.ASCII,
+)
 
 # Of fleet_secret: every password at the hubs can be computed from it, so it must not be found by trying.
 SECRET_CHARACTERS = 32
@@ -208,6 +216,127 @@ def reached(name: str, url: str, kind: str, reason: str, authorities: str) -> st
         ),
     )
     return "hub {} cannot be used: {}: {}. {}".format(name, url, what, remedy)
+
+
+_USES = {
+    "staging": "where what Ansible brings arrives",
+    "storage": "where the container engine keeps images",
+    "temporary": "where the container engine puts an image together",
+}
+_MOVES = {
+    "staging": "set ansible_remote_tmp to a directory with more",
+    "storage": "give it a larger disk",
+    "temporary": "have image_copy_tmp_dir in /etc/containers/containers.conf name a directory with more",
+}
+
+
+def written(places: Mapping[str, Mapping[str, Any]], needs: Mapping[str, int]) -> List[str]:
+    """What a run could not write, or not start, a line for each place (`places.tried`).
+
+    Of a place that artifacts pass through only if some do, by `needs`.
+    """
+    problems = []
+    for use, place in places.items():
+        if use in ("staging", "temporary") and not needs[use]:
+            continue
+        where = "{} ({})".format(place["path"], _USES[use]) if use in _USES else place["path"]
+        if place["error"]:
+            who = " by {}".format(place["user"]) if place.get("user") else ""
+            problems.append("{} cannot be written{}: {}. {}".format(where, who, place["error"], _writable(use, place)))
+        elif place["no_inodes"]:
+            problems.append("{} is on a file system without a free inode (df -i): remove files there".format(where))
+        if place["noexec"]:
+            problems.append(
+                "{} is on a file system that is mounted noexec, and programs are started from there: mount -o "
+                "remount,exec it, or mount another one at {}".format(where, place["path"])
+            )
+    return problems
+
+
+def _writable(use: str, place: Mapping[str, Any]) -> str:
+    if place["error"] in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)):
+        return "Free some"
+    if use == "staging":
+        return "Make it writable for that user, or set ansible_remote_tmp to a directory that is"
+    return (
+        "Make it writable. Where the system is read-only and updated as a whole, mount a directory of a disk that "
+        "stays: mount --bind /var/roverwatch{0} {0}, and the same in /etc/fstab".format(place["path"])
+    )
+
+
+def room(places: Mapping[str, Mapping[str, Any]], needs: Mapping[str, int]) -> List[str]:
+    """File systems on which what passes through is too much. `needs` is in bytes, by a place's use; what is to stay in
+    /opt/roverwatch counts where it shares a file system with others.
+    """
+    by_device: Dict[int, List[str]] = {}
+    for use in needs:
+        if use in places and needs[use]:
+            by_device.setdefault(places[use]["device"], []).append(use)
+    problems = []
+    for uses in by_device.values():
+        free, needed = min(places[use]["free"] for use in uses), sum(needs[use] for use in uses)
+        if free < needed and set(uses) & set(_USES):
+            listed = [
+                "{} at {} ({})".format(from_bytes(needs[use]), places[use]["path"], _USES.get(use, "what stays"))
+                for use in uses
+            ]
+            problems.append(
+                "{} are free for {}, {} are needed: {}. Free some, or {}".format(
+                    from_bytes(free),
+                    " and ".join(places[use]["path"] for use in uses),
+                    from_bytes(needed),
+                    ", ".join(listed),
+                    ", or ".join(_MOVES[use] for use in uses if use in _MOVES),
+                )
+            )
+    return problems
+
+
+def devices(listed: Sequence[str]) -> List[str]:
+    """Whether these are paths of devices, as an engine takes them."""
+    return [
+        "sensor_service_devices: {!r} is no device: write a path such as /dev/ttyUSB0, PATH:PATH_IN_CONTAINER, or "
+        "KIND=NAME such as nvidia.com/gpu=all".format(device)
+        for device in listed
+        if not _DEVICE.fullmatch(device)
+    ]
+
+
+def absent_devices(missing: Sequence[str]) -> str:
+    """Devices of the sensor service that are not there."""
+    return (
+        "sensor_service_devices: {} {} not there now. The service runs without; its source says that it is down. Once "
+        "plugged in, run this again, or systemctl restart roverwatch-sensor".format(
+            " and ".join(missing), "is" if len(missing) == 1 else "are"
+        )
+    )
+
+
+def same_machine(name: str, others: Sequence[str], by_address: bool) -> str:
+    """A machine that the run knows by several names."""
+    why = "the inventory has one address for them" if by_address else "different addresses lead to it"
+    return "{} and {} are the same machine: {}. Correct ansible_host or ansible_port, or take a name out".format(
+        name, " and ".join(others), why
+    )
+
+
+def same_disk(others: Sequence[str]) -> str:
+    """A machine whose disk is a copy of another one's."""
+    return (
+        "its /etc/machine-id is also that of {}, another machine: a copied card or image. Networks may give both one "
+        "address: rm /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup; reboot".format(
+            " and ".join(others)
+        )
+    )
+
+
+def other_machine(name: str, before: str) -> str:
+    """A machine that the last run called otherwise."""
+    return (
+        "this machine was deployed as {1}, and the inventory calls it {0}: has {1} its address, or are two lines of "
+        "the inventory swapped? If it is to be {0} from now on (renamed, or its card is a copy): "
+        "-e base_previous_name={1} --limit {0}".format(name, before)
+    )
 
 
 def owned(role: str, roles: Iterable[str], names: Iterable[str]) -> List[str]:

@@ -117,7 +117,8 @@ def absent(
     """Remove every instance, what belongs to them, and every version of the artifacts."""
     own = config_dir(params["name"])
     there = own.exists()
-    names: List[str] = sorted({params["unit"], *units.instances(params["unit"])})
+    own_unit = [params["unit"]] if units.is_ours(units.unit_path(params["unit"])) else []
+    names: List[str] = sorted({*own_unit, *units.instances(params["unit"])})
     unwanted = [capped_unit.UnwantedUnit(name, []) for name in names]
     changed = there or any(unit.changed for unit in unwanted)
     if not check_mode:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Sequence
 
-from .units import PLACEHOLDER, REVISION, SLICE
+from .units import CDI, DEVICES, PLACEHOLDER, REVISION, SLICE
 
 SBIN = "/usr/local/sbin"
 # Where containers' ids are written down. A directory of its own: the sensor service finds the names of all in it.
@@ -115,6 +115,13 @@ def _continued(words: Sequence[str]) -> str:
     return " \\\n  ".join(words)
 
 
+# Without what the machine's containers.conf may say: a slice is a cgroup of systemd, and users are the machine's own.
+PODMAN = ("/usr/bin/podman", "--cgroup-manager=systemd")
+_RUN = {
+    "podman": [*PODMAN, "run", "--replace", "--sdnotify=conmon", "--cgroups=no-conmon", "--userns=host"],
+    "docker": ["/usr/bin/docker", "run"],
+}
+
 _PODMAN = """\
 # podman detaches; conmon, 2 MB, stays and is the unit's main process.
 Type=notify
@@ -122,11 +129,10 @@ Type=notify
 WorkingDirectory=/run
 NotifyAccess=all
 ExecStartPre=/usr/bin/rm -f {cid_file}
-ExecStart=/usr/bin/podman run --replace --sdnotify=conmon --cgroups=no-conmon --read-only-tmpfs=false \\
-  {arguments}
-ExecStop=/usr/bin/podman stop --ignore {name}
+ExecStart={client}
+ExecStop={podman} stop --ignore {name}
 ExecStopPost=-{sbin}/roverwatch-oom-count %N podman {name}
-ExecStopPost=/usr/bin/podman rm --force --ignore {name}
+ExecStopPost={podman} rm --force --ignore {name}
 """
 
 _DOCKER = """\
@@ -135,8 +141,7 @@ _DOCKER = """\
 Type=exec
 ExecStartPre=-/usr/bin/docker rm --force {name}
 ExecStartPre=/usr/bin/rm -f {cid_file}
-ExecStartPre=/usr/bin/docker run \\
-  {arguments}
+ExecStartPre={client}
 ExecStart=/bin/sh -c 'exec tail -f /dev/null --pid="$$(docker inspect --format {{{{.State.Pid}}}} {name})"'
 ExecStop=/usr/bin/docker stop {name}
 ExecStopPost=-{sbin}/roverwatch-oom-count %N docker {name}
@@ -162,6 +167,25 @@ _ENGINES = {
 def cid_file(instance: str) -> str:
     """Where the engine writes down the id of an instance's container."""
     return "{}/{}.cid".format(RUN, instance)
+
+
+def _client(engine: str, devices: Sequence[str], arguments: Sequence[str]) -> str:
+    """The command that starts a container, with those of the devices that are there at that moment.
+
+    An engine refuses to start with one that is not, and the other sources would be gone with its source. Which ones
+    there were is in the environment, as the revision is.
+    """
+    run = [" ".join(_RUN[engine]), *(["--read-only-tmpfs=false"] if engine == "podman" else []), *arguments]
+    if not devices:
+        return _continued(run)
+    there = "case $$device in /*) [ -e $${{device%%%%:*}} ];; *) grep -qrsF $${{device%%%%=*}} {};; esac".format(
+        " ".join(CDI)
+    )
+    script = (
+        "for device in {}; do if {}; then found=$$found$${{found:+,}}$$device; "
+        'set -- --device=$$device "$$@"; fi; done; exec {} --env={}=$$found "$$@"'
+    ).format(" ".join(devices), there, run[0], DEVICES)
+    return _continued(["/bin/sh -c '{}' sh".format(script), *run[1:]])
 
 
 def container(wanted: Mapping[str, Any], instance: str, image: str, config: str, secrets_dir: str) -> str:
@@ -197,7 +221,13 @@ def container(wanted: Mapping[str, Any], instance: str, image: str, config: str,
     return "".join(
         [
             _HEAD.format(description=wanted["description"], dependencies=dependencies),
-            supervisor.format(name=instance, cid_file=cid_file(instance), arguments=_continued(arguments), sbin=SBIN),
+            supervisor.format(
+                name=instance,
+                cid_file=cid_file(instance),
+                client=_client(wanted["engine"], wanted["devices"], arguments),
+                podman=" ".join(PODMAN),
+                sbin=SBIN,
+            ),
             _SUPERVISION,
             _CAP.format(slice=SLICE, memory_max=wanted["memory_max"]),
             _INSTALL,

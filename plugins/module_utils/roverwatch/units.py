@@ -19,6 +19,10 @@ SLICE = "roverwatch.slice"
 # kernel, so that an interrupted run is seen by the next one, and nothing is restarted that runs what it should.
 REVISION = "ROVERWATCH_REVISION"
 PLACEHOLDER = "@revision@"
+# The devices that a container was started with, of those that its service may have.
+DEVICES = "ROVERWATCH_DEVICES"
+# Where engines look for what a device such as nvidia.com/gpu=all stands for.
+CDI = ("/etc/cdi", "/var/run/cdi")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,14 @@ def unit_path(name: str) -> Path:
 def instances(name: str) -> List[str]:
     """The units of a service that are there: `name` itself, and those of further instances, `<name>-2` and so on."""
     pattern = re.compile(re.escape(name) + r"(-\d+)?\.service")
-    return [path.stem for path in sorted(UNITS.glob(name + "*.service")) if pattern.fullmatch(path.name)]
+    found = [path for path in sorted(UNITS.glob(name + "*.service")) if pattern.fullmatch(path.name)]
+    return [path.stem for path in found if is_ours(path)]
+
+
+def is_ours(path: Path) -> bool:
+    """Whether we made a service's unit. What is no file, or was emptied by a power cut, is nobody else's."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return REVISION in text or not text
 
 
 def service_path(name: str) -> Path:
@@ -96,9 +107,29 @@ def layout(
 
 def running_revision(environ: bytes) -> Optional[str]:
     """The revision in a process's environment, as /proc/<pid>/environ has it."""
+    return _variable(environ, REVISION)
+
+
+def lacks_device(environ: bytes, devices: Sequence[str]) -> bool:
+    """Whether a process was started without one of these devices that is there now."""
+    started_with = (_variable(environ, DEVICES) or "").split(",")
+    return any(device not in started_with and device_is_there(device) for device in devices)
+
+
+def device_is_there(device: str) -> bool:
+    """`device` is as an engine takes it: PATH[:PATH[:PERMISSIONS]], or KIND=NAME of the container device interface."""
+    if device.startswith("/"):
+        return Path(device.split(":", maxsplit=1)[0]).exists()
+    kind = device.split("=", maxsplit=1)[0]
+    return any(
+        kind in path.read_text(errors="replace") for place in CDI for path in Path(place).glob("*") if path.is_file()
+    )
+
+
+def _variable(environ: bytes, name: str) -> Optional[str]:
     for item in environ.split(b"\0"):
         key, _, value = item.partition(b"=")
-        if key == REVISION.encode():
+        if key == name.encode():
             return value.decode()
     return None
 

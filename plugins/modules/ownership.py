@@ -1,0 +1,50 @@
+#!/usr/bin/python
+"""Whether a machine is one that Roverwatch was put onto, before anything is taken off it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ownership
+short_description: Say what of a machine Roverwatch made
+description:
+  - A machine is Roverwatch's if it has the account that a deployment made, or the record that one left. What other
+    machines have under the same names is somebody else's.
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Look whether Roverwatch was put onto this machine
+  roverwatch.fleet.ownership:
+  register: found
+"""
+
+RETURN = r"""
+machine:
+  description: Whether Roverwatch was put onto this machine.
+  type: bool
+  returned: always
+account:
+  description: Whether the account C(roverwatch) is the one that it made.
+  type: bool
+  returned: always
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import ownership
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    found = ownership.account(ownership.USER)
+    module.exit_json(
+        machine=ownership.machine_is_ours(ownership.USER),
+        account=found is not None and ownership.is_ours(found, ownership.USER),
+    )
+
+
+if __name__ == "__main__":
+    main()
