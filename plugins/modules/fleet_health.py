@@ -10,6 +10,8 @@ version_added: "1.0.0"
 description:
   - Checks each service that was deployed to this machine; its unit, its readiness, the program or image that
     really runs, its memory against the cap that the kernel enforces, and its OOM kills.
+  - A service is ready if it answers from a socket of its own; another program on its port is a problem.
+  - Checks that the file systems that the services write to have room.
   - Checks that the slice of all services has the memory budget as its limit and that the caps fit under it.
   - On a robot, offers each hub that vmagent writes to an empty write, with the credential and the certificate
     authorities that vmagent has, and looks at what waits for the hub in vmagent's queue.
@@ -51,10 +53,14 @@ options:
     default: 900
   restart_window_seconds:
     description:
-      - A service that ended and that systemd started again less than this ago is a problem. The restarts that a
-        deployment asks for do not count.
+      - A service that ended and that systemd started again more than O(restarts_allowed) times in this time is a
+        problem, whether it runs at this moment or not. The restarts that a deployment asks for do not count.
     type: float
-    default: 0
+    default: 600
+  restarts_allowed:
+    description: How often a service may be started again in O(restart_window_seconds).
+    type: int
+    default: 2
   hubs_may_be_silent:
     description: >-
       A hub that nobody answers at, as in a dead zone, or that has trouble itself (an HTTP error other than 401) is no
@@ -191,7 +197,8 @@ def main() -> None:
             "ready_timeout_seconds": {"type": "float", "default": 2.0},
             "hub_timeout_seconds": {"type": "float", "default": 5.0},
             "oom_window_seconds": {"type": "float", "default": 900.0},
-            "restart_window_seconds": {"type": "float", "default": 0.0},
+            "restart_window_seconds": {"type": "float", "default": 600.0},
+            "restarts_allowed": {"type": "int", "default": 2},
             "hubs_may_be_silent": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -206,6 +213,7 @@ def main() -> None:
         hub_timeout_seconds=module.params["hub_timeout_seconds"],
         oom_window_seconds=module.params["oom_window_seconds"],
         restart_window_seconds=module.params["restart_window_seconds"],
+        restarts_allowed=module.params["restarts_allowed"],
         hubs_may_be_silent=module.params["hubs_may_be_silent"],
     )
     try:

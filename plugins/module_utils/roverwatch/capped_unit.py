@@ -30,8 +30,8 @@ PROPERTIES = [
 ]
 # A service that is not coming up is restarted by systemd meanwhile; more often than this means that it will not.
 RESTARTS_TOLERATED = 2
-# A process that is as old as this is proven by one answer. A younger one answers this often; one that systemd has started
-# again gets that old first, since what ends every few seconds answers in between.
+# A process that is as old as this is proven by one answer. A younger one answers this often; one that systemd has
+# started again gets that old first, since what ends every few seconds answers in between.
 STEADY_SECONDS = 15.0
 ANSWERS = 3
 # No file has this owner.
