@@ -185,7 +185,7 @@ class HostFirewall:
             return result
 
         for file in files_due:
-            disk.write(file.path, file.content, file.mode)
+            disk.place(file.path, file.content, file.mode)
         if files_due or any(state["NeedDaemonReload"] == "yes" for state in states.values()):
             self.run("systemctl", "daemon-reload")
         if units_due:

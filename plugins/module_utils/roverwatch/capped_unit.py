@@ -100,18 +100,17 @@ class CappedUnit:
 
     def diff(self) -> List[Dict[str, str]]:
         """The files that change, in the form of Ansible's `--diff`; of secrets their names alone."""
-        shown = [
-            {
-                "before_header": str(file.path),
-                "after_header": str(file.path),
-                "before": (units.current(file) or {"content": ""})["content"],
-                "after": file.content,
-            }
-            for file in self.due
-        ]
+        shown = [self._file_diff(file) for file in self.due]
         if self.secrets_due:
             shown.append({"prepared": "secrets that change: {}\n".format(", ".join(self.secrets_due))})
         return shown
+
+    def _file_diff(self, file: units.File) -> Dict[str, str]:
+        before = (units.current(file) or {"content": ""})["content"]
+        if before == file.content:
+            return {"prepared": "{}: its owner or mode, or those of the directories above it\n".format(file.path)}
+        name = str(file.path)
+        return {"before_header": name, "after_header": name, "before": before, "after": file.content}
 
     def validate(self) -> None:
         """Have the program that will read a file accept it, under the name that it will have. Raises Refused."""
@@ -126,7 +125,7 @@ class CappedUnit:
         if self.secrets and self.secrets_due:
             self.secrets.write(self.generation)
         for file in self.due:
-            disk.write(file.path, file.content, file.mode)
+            disk.place(file.path, file.content, file.mode)
         if self.due or self.before["NeedDaemonReload"] == "yes":
             _systemctl("daemon-reload", journal_of=self.name)
         if self.before["UnitFileState"] != "enabled":
