@@ -138,20 +138,24 @@ def ensure(
     ]
     if missing and not check_mode:
         raise Lacking(arch=arch, missing=missing)
-    closed = [name for name, entry in entries.items() if name not in (*staged, *missing) and not _is_open(entry)]
+    there = [name for name in entries if name not in (*staged, *missing)]
+    closed = {
+        path: mode for name in there for path, mode in _modes(entries[name]).items() if not disk.is_open(path, mode)
+    }
     if not check_mode:
-        for name in closed:
-            _open(entries[name])
-    return {name: _properties(entry) for name, entry in entries.items()}, [*staged, *missing, *closed]
+        for path, mode in closed.items():
+            disk.open_to_all(path, mode)
+    mended = [name for name in there if closed.keys() & _modes(entries[name]).keys()]
+    return {name: _properties(entry) for name, entry in entries.items()}, [*staged, *missing, *mended]
 
 
-def _is_open(entry: Mapping[str, str]) -> bool:
-    """Whether the services may run it. An image's files are the engine's matter."""
-    return entry["kind"] == "image" or disk.is_open(binary_path(entry), BINARY_MODE)
-
-
-def _open(entry: Mapping[str, str]) -> None:
-    disk.open_to_all(binary_path(entry), BINARY_MODE)
+def _modes(entry: Mapping[str, str]) -> Dict[Path, int]:
+    """The files of an artifact that is there, with their modes. What is in an image is the engine's matter."""
+    found = {_record_path(entry): 0o644}
+    if entry["kind"] != "image":
+        found[binary_path(entry)] = BINARY_MODE
+    # Check mode writes no record.
+    return {path: mode for path, mode in found.items() if path.exists()}
 
 
 def _install(entry: Mapping[str, str], container_engine: Optional[str], staged: Path) -> None:
