@@ -143,8 +143,8 @@ def ensure(
         path: mode for name in there for path, mode in _modes(entries[name]).items() if not disk.is_open(path, mode)
     }
     if not check_mode:
-        for path, mode in closed.items():
-            disk.open_to_all(path, mode)
+        for closed_path, mode in closed.items():
+            disk.open_to_all(closed_path, mode)
     mended = [name for name in there if closed.keys() & _modes(entries[name]).keys()]
     return {name: _properties(entry) for name, entry in entries.items()}, [*staged, *missing, *mended]
 
