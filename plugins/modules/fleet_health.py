@@ -16,8 +16,8 @@ description:
   - On a robot, offers each hub that vmagent writes to an empty write, with the credential and the certificate
     authorities that vmagent has, and looks at what waits for the hub in vmagent's queue.
   - Asks the machine's own history whether a limit against labels that explode was reached.
-  - On a hub, asks VictoriaMetrics for the age of each robot's newest sample, and looks how long the certificate of the
-    gateway is good for.
+  - On a hub, asks VictoriaMetrics for the age of each robot's newest sample and vmalert for what fires, and looks how
+    long the certificate of the gateway is good for.
   - What an operator must act on comes back in RV(problems). The module fails only where it cannot check.
 options:
   host:
@@ -67,6 +67,12 @@ options:
       problem of this machine. A refused credential or certificate is one as ever.
     type: bool
     default: false
+  holes_period_seconds:
+    description: >-
+      For how long back the samples of each minute are counted, so that M(health_report) finds what a hub lacks of a
+      robot; 0 for not at all.
+    type: float
+    default: 0
 attributes:
   check_mode:
     description: Runs the same in check mode, as it changes nothing.
@@ -158,6 +164,14 @@ hubs:
       pending_bytes: 0
       blocks_refused: 0
       blocks_overflowed: 0
+alerts:
+  description: What fires on a hub, with C(name), C(severity), C(robot), C(summary) and C(action) each, or C(error).
+  returned: on hubs
+  type: dict
+minutes:
+  description: How many results of scrapes the machine has of each robot and minute, or C(error).
+  returned: when O(holes_period_seconds) is given
+  type: dict
 problems:
   description: What an operator must act on; empty on a healthy machine.
   returned: success
@@ -200,6 +214,7 @@ def main() -> None:
             "restart_window_seconds": {"type": "float", "default": 600.0},
             "restarts_allowed": {"type": "int", "default": 2},
             "hubs_may_be_silent": {"type": "bool", "default": False},
+            "holes_period_seconds": {"type": "float", "default": 0.0},
         },
         supports_check_mode=True,
     )
@@ -215,6 +230,7 @@ def main() -> None:
         restart_window_seconds=module.params["restart_window_seconds"],
         restarts_allowed=module.params["restarts_allowed"],
         hubs_may_be_silent=module.params["hubs_may_be_silent"],
+        holes_period_seconds=module.params["holes_period_seconds"],
     )
     try:
         result = health.check(options)

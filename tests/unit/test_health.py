@@ -153,12 +153,15 @@ class Web:
         self.samples: dict[str, list[dict[str, Any]]] = {}
         self.queries: list[dict[str, list[str]]] = []
         self.metrics = ""
+        self.alerts = b""
         self.url = ""
 
     def answer(self, path: str) -> loopback.Answer:
         url = urlsplit(path)
         if url.path == "/metrics":
             return self.status, self.metrics.encode()
+        if url.path == "/api/v1/alerts":
+            return self.status, self.alerts
         if url.path != "/api/v1/query":
             return self.status, b"OK"
         arguments = parse_qs(url.query)
@@ -481,6 +484,43 @@ def test_limits_that_were_reached(machine: Machine, monkeypatch: pytest.MonkeyPa
         "if they are wanted: the_limit, then ansible-playbook playbooks/site.yml --limit robot-1" in problem["remedy"]
     )
     assert asked == [(machine.url.removesuffix("/health"), False)]
+
+
+ALERT = {
+    "name": "PushQueueDamaged",
+    "labels": {"alertname": "PushQueueDamaged", "severity": "critical", "robot": "robot-1", "hub": "hub-1"},
+    "annotations": {"summary": "a queue is gone", "action": "backfill.yml"},
+}
+
+
+def test_a_hub_says_what_fires(machine: Machine, web: Web) -> None:
+    web.samples = {health.NEWEST_SAMPLE_QUERY: [], health.TARGETS_UP_QUERY: []}
+    machine.record("roverwatch-vmalert", kind="binary", exe=str(machine.exe), memory_max=48 * MIB)
+    machine.unit("roverwatch-vmalert", pid=100)
+    alerts = [{**ALERT, "state": "firing"}, {**ALERT, "state": "pending"}]
+    web.alerts = json.dumps({"data": {"alerts": alerts}}).encode()
+    expected = {
+        "name": "PushQueueDamaged",
+        "severity": "critical",
+        "robot": "robot-1",
+        "summary": "a queue is gone",
+        "action": "backfill.yml",
+    }
+    assert machine.check(hub_query_url=web.url)["alerts"] == {"firing": [expected]}
+    web.alerts = b"<html>"
+    assert machine.check(hub_query_url=web.url)["alerts"] == {"error": "no answer of its API: <html>"}
+
+
+def test_a_robot_with_a_history_and_hubs_counts_what_it_has_if_it_is_asked(hub: Hub, silent_url: str) -> None:
+    hub.machine.record("roverwatch-victoriametrics", kind="binary", exe=str(hub.machine.exe), memory_max=48 * MIB)
+    hub.machine.unit("roverwatch-victoriametrics", pid=100)
+    hub.machine.add_cgroup("roverwatch.slice/roverwatch-victoriametrics.service", limit=48 * MIB, usage=20 * MIB)
+    hub.machine.change_record("roverwatch-victoriametrics", ready_url=silent_url)
+    assert "minutes" not in hub.machine.check(holes_period_seconds=3600.0, hub_timeout_seconds=0.3)
+    hub.deploy(1)
+    assert "minutes" not in hub.machine.check(hub_timeout_seconds=0.3)
+    found = hub.machine.check(holes_period_seconds=3600.0, hub_timeout_seconds=0.3)["minutes"]
+    assert found["error"] in ("timed out", "no complete answer in time")
 
 
 class Hub:

@@ -17,7 +17,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import background, cgroup, filesystems, gateway, limits, probe, promql, sockets, systemd, uplink
+from . import (
+    alerts,
+    background,
+    cgroup,
+    filesystems,
+    gateway,
+    holes,
+    limits,
+    probe,
+    promql,
+    sockets,
+    systemd,
+    uplink,
+)
 from .sizes import from_bytes
 
 UNIT_PROPERTIES = (
@@ -69,6 +82,7 @@ class Options:
     restart_window_seconds: float = 600.0
     restarts_allowed: int = 2
     hubs_may_be_silent: bool = False
+    holes_period_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -234,6 +248,8 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
         if item.unit == HISTORY_UNIT
     ]
 
+    views = _Views(installed, options)
+
     shown = systemd.show_many([options.slice_unit, *(item.unit for item in installed)], UNIT_PROPERTIES)
     controller = cgroup.find_controller(paths.proc / "self" / "mountinfo")
     slice_directory = _directory(controller, shown[options.slice_unit])
@@ -303,6 +319,7 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
     for uplinks_of_service in uplinks:
         result["hubs"] = uplinks_of_service.collect()
         problems += uplinks_of_service.problems
+    result |= views.collect()
     result["problems"] = [asdict(problem) for problem in problems]
     return result
 
@@ -665,6 +682,43 @@ class _Uplinks:
                 continue
             judged = uplink.judge(self.host, hub, answer, queue, next(iter(trends), uplink.NO_TREND))
             self.problems += [Problem("hub", what, remedy) for what, remedy in judged]
+        return found
+
+
+class _Views:
+    """What the machines of a fleet are compared by, on the controller: what fires, and how many samples are of when."""
+
+    def __init__(self, installed: Sequence[Installed], options: Options) -> None:
+        self.timeout = options.hub_timeout_seconds
+        is_hub = options.hub_query_url is not None
+        bases = {item.unit: item.ready_url.rpartition("/")[0] for item in installed}
+        self._alerts, self._counts = [], []
+        if is_hub and alerts.UNIT in bases:
+            self._alerts.append(background.start(partial(self._firing, bases[alerts.UNIT])))
+        base = options.hub_query_url if is_hub else bases.get(HISTORY_UNIT)
+        if base and options.holes_period_seconds and (is_hub or any(item.hubs for item in installed)):
+            self._counts.append(background.start(partial(self._count, base, options.holes_period_seconds)))
+
+    def _firing(self, base_url: str) -> dict[str, Any]:
+        try:
+            return {"firing": alerts.firing(base_url, self.timeout)}
+        except alerts.AlertsError as error:
+            return {"error": str(error)}
+
+    def _count(self, base_url: str, period_seconds: float) -> dict[str, Any]:
+        try:
+            return holes.count(base_url, time.time(), period_seconds, self.timeout)
+        except promql.QueryError as error:
+            return {"error": str(error)}
+
+    def collect(self) -> dict[str, Any]:
+        deadline = time.monotonic() + self.timeout + GRACE_SECONDS
+        late = {"error": "no complete answer in time"}
+        found: dict[str, Any] = {}
+        for job in self._alerts:
+            found["alerts"] = background.result(job, deadline, late)
+        for job in self._counts:
+            found["minutes"] = background.result(job, deadline, late)
         return found
 
 

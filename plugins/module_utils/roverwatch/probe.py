@@ -28,8 +28,8 @@ class ReadyResult:
     reason: str
 
 
-def http_get(url: str, timeout_seconds: float) -> tuple[int, str]:
-    """Status and body (its first MiB) of a GET; status 0 and the reason as body when nothing answers.
+def http_get(url: str, timeout_seconds: float, limit_bytes: int = BODY_LIMIT_BYTES) -> tuple[int, str]:
+    """Status and body (its first MiB, or `limit_bytes`) of a GET; status 0 and the reason as body when nothing answers.
 
     The timeout holds for the connection and for each read, so a server that drips bytes can take longer.
     """
@@ -37,7 +37,7 @@ def http_get(url: str, timeout_seconds: float) -> tuple[int, str]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout_seconds) as response:
-            return response.status, response.read(BODY_LIMIT_BYTES).decode("utf-8", "replace")
+            return response.status, response.read(limit_bytes).decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
         with error:
             return error.code, _error_body(error)
