@@ -123,7 +123,13 @@ from pathlib import Path
 from typing import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, gateway, machine_files, systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
+    cgroup,
+    gateway,
+    machine_files,
+    systemd,
+    unexpected,
+)
 
 TARGET = Path("/opt/roverwatch")
 DATA = Path("/var/lib/roverwatch")
@@ -238,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

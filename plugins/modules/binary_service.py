@@ -202,6 +202,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
     firewall,
     services,
+    unexpected,
     unit_text,
 )
 
@@ -299,4 +300,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

@@ -197,7 +197,7 @@ uptime_seconds:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, health, systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, health, systemd, unexpected
 
 
 def main() -> None:
@@ -240,4 +240,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

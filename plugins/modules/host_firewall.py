@@ -79,7 +79,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import disk, nftables, systemd, units
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
+    disk,
+    nftables,
+    systemd,
+    unexpected,
+    units,
+)
 
 TOOL = Path("/usr/local/sbin/roverwatch-firewall")
 LOADER = "roverwatch-firewall.service"
@@ -289,4 +295,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

@@ -78,6 +78,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
     health,
     local_database,
     sample_counts,
+    unexpected,
 )
 
 
@@ -113,4 +114,4 @@ def count(url: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)
