@@ -50,7 +50,8 @@ class ActionModule(ActionBase):
         for answer in answers:
             there = Counts.decode(answer["counts"])
             missing = backfill.compare(own, there, closer.get(answer["item"]["name"], ()))
-            compared.append(self._fill(args["plan"], answer["item"], missing))
+            filled = self._fill(args["plan"], answer["item"], missing)
+            compared.append({**filled, "expected": there.samples + filled["copied"]})
         to_do = "missing" if self._task.check_mode else "copied"
         return {"changed": any(hub[to_do] for hub in compared), "hubs": compared}
 
@@ -59,7 +60,8 @@ class ActionModule(ActionBase):
         try:
             asked = {name: self._templar.template(self.variables[name]) for name in names}
             delay = self._templar.template(self.variables.get("vmagent_hub_delay", f"{capacity.LONGEST_DELAY}s"))
-            plan = backfill.plan(asked, time.time(), durations.to_seconds(delay))
+            now = time.time()
+            plan = backfill.plan(asked, now, durations.to_seconds(delay))
         except (backfill.BackfillError, ValueError) as error:
             raise AnsibleActionFail(str(error)) from error
         found = self._step("look")
@@ -68,7 +70,9 @@ class ActionModule(ActionBase):
         known = {hub["name"] for hub in found["hubs"]}
         strangers = [hub for hub in self.variables["groups"].get("hubs", []) if hub not in known]
         times = {"start": plan.start, "end": plan.end, "bytes_per_second": plan.bytes_per_second}
-        return {"changed": False, **times, "hubs": found["hubs"], "strangers": strangers}
+        # An end that was asked for leaves nothing out.
+        young = {} if asked.get(backfill.PREFIX + "end") else {"now": int(now)}
+        return {"changed": False, **times, **young, "hubs": found["hubs"], "strangers": strangers}
 
     def _fill(self, plan: dict[str, Any], hub: dict[str, Any], missing: backfill.Missing) -> dict[str, Any]:
         """Copy what one hub lacks, unless it waits in the queue for that hub or this is check mode."""

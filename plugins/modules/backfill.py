@@ -109,6 +109,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
     backfill_copy,
     health,
     local_database,
+    unexpected,
 )
 
 
@@ -152,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

@@ -139,6 +139,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
     ownership,
     places,
     systemd,
+    unexpected,
 )
 
 TARGET = Path("/opt/roverwatch")
@@ -264,4 +265,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

@@ -142,6 +142,12 @@ options:
     description: Whether the service may not even ask the kernel how the clock is kept. Nothing may set it.
     type: bool
     default: true
+  sees_mounts:
+    description: >-
+      Whether the service reports on the machine's file systems. It sees each of them then, also below C(/home) and
+      C(/tmp) and what is mounted after its start, and can write to none.
+    type: bool
+    default: false
   address_families:
     description: The socket address families that the service may use.
     type: list
@@ -196,6 +202,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
     firewall,
     services,
+    unexpected,
     unit_text,
 )
 
@@ -274,6 +281,7 @@ def main() -> None:
             "allow_from": {"type": "list", "elements": "str", "default": []},
             "egress": {"type": "bool", "default": False},
             "protect_clock": {"type": "bool", "default": True},
+            "sees_mounts": {"type": "bool", "default": False},
             "address_families": {"type": "list", "elements": "str", "default": ["AF_INET", "AF_INET6", "AF_UNIX"]},
         },
         required_if=services.REQUIRED_IF,
@@ -292,4 +300,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

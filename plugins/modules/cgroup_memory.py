@@ -85,7 +85,7 @@ cgroups:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, systemd, unexpected
 
 
 def directories(module: AnsibleModule) -> dict[str, Path]:
@@ -121,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

@@ -139,6 +139,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
     services,
+    unexpected,
     unit_text,
     units,
 )
@@ -226,4 +227,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

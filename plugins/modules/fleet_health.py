@@ -10,12 +10,14 @@ version_added: "1.0.0"
 description:
   - Checks each service that was deployed to this machine; its unit, its readiness, the program or image that
     really runs, its memory against the cap that the kernel enforces, and its OOM kills.
+  - A service is ready if it answers from a socket of its own; another program on its port is a problem.
+  - Checks that the file systems that the services write to have room.
   - Checks that the slice of all services has the memory budget as its limit and that the caps fit under it.
   - On a robot, offers each hub that vmagent writes to an empty write, with the credential and the certificate
     authorities that vmagent has, and looks at what waits for the hub in vmagent's queue.
   - Asks the machine's own history whether a limit against labels that explode was reached.
-  - On a hub, asks VictoriaMetrics for the age of each robot's newest sample, and looks how long the certificate of the
-    gateway is good for.
+  - On a hub, asks VictoriaMetrics for the age of each robot's newest sample and vmalert for what fires, and looks how
+    long the certificate of the gateway is good for.
   - What an operator must act on comes back in RV(problems). The module fails only where it cannot check.
 options:
   host:
@@ -51,16 +53,26 @@ options:
     default: 900
   restart_window_seconds:
     description:
-      - A service that ended and that systemd started again less than this ago is a problem. The restarts that a
-        deployment asks for do not count.
+      - A service that ended and that systemd started again more than O(restarts_allowed) times in this time is a
+        problem, whether it runs at this moment or not. The restarts that a deployment asks for do not count.
     type: float
-    default: 0
+    default: 600
+  restarts_allowed:
+    description: How often a service may be started again in O(restart_window_seconds).
+    type: int
+    default: 2
   hubs_may_be_silent:
     description: >-
       A hub that nobody answers at, as in a dead zone, or that has trouble itself (an HTTP error other than 401) is no
       problem of this machine. A refused credential or certificate is one as ever.
     type: bool
     default: false
+  holes_period_seconds:
+    description: >-
+      For how long back the samples of each minute are counted, so that M(health_report) finds what a hub lacks of a
+      robot; 0 for not at all.
+    type: float
+    default: 0
 attributes:
   check_mode:
     description: Runs the same in check mode, as it changes nothing.
@@ -152,6 +164,14 @@ hubs:
       pending_bytes: 0
       blocks_refused: 0
       blocks_overflowed: 0
+alerts:
+  description: What fires on a hub, with C(name), C(severity), C(robot), C(summary) and C(action) each, or C(error).
+  returned: on hubs
+  type: dict
+minutes:
+  description: How many results of scrapes the machine has of each robot and minute, or C(error).
+  returned: when O(holes_period_seconds) is given
+  type: dict
 problems:
   description: What an operator must act on; empty on a healthy machine.
   returned: success
@@ -177,7 +197,7 @@ uptime_seconds:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, health, systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, health, systemd, unexpected
 
 
 def main() -> None:
@@ -191,8 +211,10 @@ def main() -> None:
             "ready_timeout_seconds": {"type": "float", "default": 2.0},
             "hub_timeout_seconds": {"type": "float", "default": 5.0},
             "oom_window_seconds": {"type": "float", "default": 900.0},
-            "restart_window_seconds": {"type": "float", "default": 0.0},
+            "restart_window_seconds": {"type": "float", "default": 600.0},
+            "restarts_allowed": {"type": "int", "default": 2},
             "hubs_may_be_silent": {"type": "bool", "default": False},
+            "holes_period_seconds": {"type": "float", "default": 0.0},
         },
         supports_check_mode=True,
     )
@@ -206,7 +228,9 @@ def main() -> None:
         hub_timeout_seconds=module.params["hub_timeout_seconds"],
         oom_window_seconds=module.params["oom_window_seconds"],
         restart_window_seconds=module.params["restart_window_seconds"],
+        restarts_allowed=module.params["restarts_allowed"],
         hubs_may_be_silent=module.params["hubs_may_be_silent"],
+        holes_period_seconds=module.params["holes_period_seconds"],
     )
     try:
         result = health.check(options)
@@ -216,4 +240,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

@@ -79,7 +79,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import disk, nftables, systemd, units
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
+    disk,
+    nftables,
+    systemd,
+    unexpected,
+    units,
+)
 
 TOOL = Path("/usr/local/sbin/roverwatch-firewall")
 LOADER = "roverwatch-firewall.service"
@@ -178,14 +184,18 @@ class HostFirewall:
             diff.append(self.diff(str(KEPT), kept, table))
         elif rules_due:
             diff.append(self.diff(nftables.TABLE + " of the kernel", there, wanted))
-        result: dict[str, Any] = {"changed": bool(files_due or rules_due or units_due), "diff": diff, "trying": False}
+        closed = KEPT.exists() and not disk.is_open(KEPT, 0o644)
+        changed = bool(files_due or rules_due or units_due or closed)
+        result: dict[str, Any] = {"changed": changed, "diff": diff, "trying": False}
         if rules_due:
             result.update(self.surroundings())
         if self.module.check_mode or not result["changed"]:
             return result
 
+        if closed:
+            disk.open_to_all(KEPT, 0o644)
         for file in files_due:
-            disk.write(file.path, file.content, file.mode)
+            disk.place(file.path, file.content, file.mode)
         if files_due or any(state["NeedDaemonReload"] == "yes" for state in states.values()):
             self.run("systemctl", "daemon-reload")
         if units_due:
@@ -285,4 +295,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

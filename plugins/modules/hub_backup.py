@@ -57,7 +57,13 @@ figures:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backup, health, probe, systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
+    backup,
+    health,
+    probe,
+    systemd,
+    unexpected,
+)
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup_plan import Plan
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import from_bytes
 
@@ -122,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

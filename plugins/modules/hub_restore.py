@@ -58,7 +58,13 @@ import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backup, disk, health, systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
+    backup,
+    disk,
+    health,
+    systemd,
+    unexpected,
+)
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup_plan import Plan
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import from_bytes
 
@@ -145,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

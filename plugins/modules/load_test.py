@@ -74,6 +74,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
     health,
     load,
     systemd,
+    unexpected,
     units,
 )
 
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

@@ -55,7 +55,7 @@ EXAMPLES = r"""
 RETURN = "#"
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import machine_files, systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import machine_files, systemd, unexpected
 
 
 def main() -> None:
@@ -78,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

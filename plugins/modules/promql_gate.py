@@ -155,7 +155,7 @@ judgeable:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import promql_gate
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import promql_gate, unexpected
 
 
 def main() -> None:
@@ -193,4 +193,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

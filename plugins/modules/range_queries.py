@@ -80,6 +80,7 @@ import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import unexpected
 
 MESSAGE_LIMIT = 500
 
@@ -139,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)

@@ -56,6 +56,8 @@ class MachineFiles:
                 )
                 if there["mode"] not in (None, int(file.mode, 8)):
                     found.append({"prepared": f"{file.path}: mode {there['mode']:04o}, to be {file.mode}\n"})
+                elif there["content"] == file.content:
+                    found.append({"prepared": f"{file.path}: its owner, or the directories above it\n"})
         found += [{"prepared": f"{unit}: systemd has yet to read its file\n"} for unit in differences["reload"]]
         found += [{"prepared": f"{unit}: to be enabled and started\n"} for unit in differences["enabled"]]
         return found

@@ -858,6 +858,32 @@ def test_a_second_run_says_that_nothing_is_missing() -> None:
     assert verdict.summary == "1 robot at 1 hub: nothing is missing"
 
 
+def test_what_is_too_young_is_said_to_be_left_out() -> None:
+    verdict = report(robot(plan={**PLAN, "now": 685}))
+    left_out = "00:10:00 UTC to 00:11:25 UTC was left out: what is that young may be on its way to the hubs"
+    assert left_out in texts(verdict)
+    assert verdict.as_dict("now")["periods"] == {"robot-1": {"start": 0, "end": 600, "now": 685}}
+    assert "left out" not in texts(report(robot()))
+
+
+def test_a_hub_that_does_not_show_all_that_it_has_taken_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry.time, "sleep", lambda _: None)
+    counts = {"few": Counts(0, 600, {"a": (4, 8)}), "all": Counts(0, 600, {"a": (4, 10)})}
+    answers: list[str] = []
+
+    def count(*_: object) -> Counts:
+        return counts[answers.pop(0)]
+
+    monkeypatch.setattr(sample_counts, "count", count)
+    answers += ["few", "few", "all", "all"]
+    assert sample_counts.count_patiently("http://x", "robot-1", 0, 600, 40).samples == 40
+    assert answers == ["all"]
+    answers += ["few"] * 8
+    answers.pop(0)
+    assert sample_counts.count_patiently("http://x", "robot-1", 0, 600, 40).samples == 32
+    assert len(answers) == 8 - retry.ATTEMPTS
+
+
 def test_check_mode_says_what_is_missing_and_that_is_no_failure() -> None:
     done = {"copied": 0, "copied_minutes": 0, "sent_bytes": 0}
     verdict = report(robot(check_mode=True, copy=copied(**done), after={}), check_mode=True)

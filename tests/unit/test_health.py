@@ -22,6 +22,8 @@ from stopwatch import Stopwatch
 MIB = 2**20
 CONTAINER = "c0ffee" * 10 + "cafe"
 IMAGE = "sha256:" + "ab" * 32
+# Refused: nothing listens there.
+NOBODY = "http://127.0.0.1:1/health"
 
 
 class Machine:
@@ -30,16 +32,20 @@ class Machine:
     def __init__(self, root: Path, url: str) -> None:
         self.root = root
         self.url = url
-        self.paths = health.Paths(root / "services.d", root / "textfile", root / "proc", root / "firewall.nft")
+        self.paths = health.Paths(
+            root / "services.d", root / "textfile", root / "proc", root / "firewall.nft", root / "data", ()
+        )
         self.cgroups = root / "cgroup"
         self.units: dict[str, dict[str, str]] = {}
         self.exe = root / "opt" / "vmagent"
         self.images = {CONTAINER: IMAGE}
+        self.in_journal = 0
         for directory in (self.paths.services, self.paths.oom_records, self.exe.parent):
             directory.mkdir(parents=True)
         self.exe.write_text("")
         self._kernel()
         self.add_cgroup("roverwatch.slice", limit=300 * MIB, usage=90 * MIB)
+        self.listens(urlsplit(url).port or 0, inode=7)
         self._binary()
         self._container()
 
@@ -56,8 +62,19 @@ class Machine:
         self.record("roverwatch-vmagent", kind="binary", exe=str(self.exe), memory_max=48 * MIB)
         self.unit("roverwatch-vmagent", pid=100)
         self.add_cgroup("roverwatch.slice/roverwatch-vmagent.service", limit=48 * MIB, usage=20 * MIB)
-        (self.paths.proc / "100").mkdir()
+        self.process(100, "vmagent", self.cgroups / "roverwatch.slice" / "roverwatch-vmagent.service", inode=7)
         (self.paths.proc / "100" / "exe").symlink_to(self.exe)
+
+    def listens(self, port: int, inode: int) -> None:
+        (self.paths.proc / "net").mkdir(exist_ok=True)
+        (self.paths.proc / "net" / "tcp").write_text(f"head\n 0: 0100007F:{port:04X} 0:0 0A 0 0 0 0 0 {inode}\n")
+
+    def process(self, pid: int, name: str, cgroup: Path, inode: int) -> None:
+        """A process that has a socket; every service of this machine has the same one."""
+        (self.paths.proc / str(pid) / "fd").mkdir(parents=True)
+        (self.paths.proc / str(pid) / "fd" / "3").symlink_to(f"socket:[{inode}]")
+        (self.paths.proc / str(pid) / "comm").write_text(f"{name}\n")
+        (self.paths.proc / str(pid) / "cgroup").write_text(f"0::/{cgroup.relative_to(self.cgroups)}\n")
 
     def _container(self) -> None:
         cid_file = self.root / "sensor.cid"
@@ -74,6 +91,9 @@ class Machine:
         self.unit("roverwatch-sensor", pid=200)
         self.add_cgroup("roverwatch.slice/roverwatch-sensor.service", limit=None, usage=2 * MIB)
         self.add_cgroup(f"roverwatch.slice/libpod-{CONTAINER}.scope", limit=80 * MIB, usage=40 * MIB)
+        scope = self.cgroups / "roverwatch.slice" / f"libpod-{CONTAINER}.scope"
+        (scope / "cgroup.procs").write_text("201\n")
+        self.process(201, "python3", scope, inode=7)
 
     def record(self, unit: str, **fields: Any) -> None:
         known = {"unit": unit, "version": "1.0", "ready_url": self.url} | fields
@@ -84,6 +104,9 @@ class Machine:
         path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
     def unit(self, name: str, pid: int) -> None:
+        cgroup = self.cgroups / "roverwatch.slice" / f"{name}.service"
+        cgroup.mkdir(exist_ok=True)
+        (cgroup / "cgroup.procs").write_text(f"{pid}\n")
         started = int((time.clock_gettime(time.CLOCK_MONOTONIC) - 60) * 1e6)
         self.units[name] = {
             "LoadState": "loaded",
@@ -130,12 +153,15 @@ class Web:
         self.samples: dict[str, list[dict[str, Any]]] = {}
         self.queries: list[dict[str, list[str]]] = []
         self.metrics = ""
+        self.alerts = b""
         self.url = ""
 
     def answer(self, path: str) -> loopback.Answer:
         url = urlsplit(path)
         if url.path == "/metrics":
             return self.status, self.metrics.encode()
+        if url.path == "/api/v1/alerts":
+            return self.status, self.alerts
         if url.path != "/api/v1/query":
             return self.status, b"OK"
         arguments = parse_qs(url.query)
@@ -154,6 +180,7 @@ def web() -> Iterator[Web]:
 def machine(tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine(tmp_path, f"{web.url}/health")
     monkeypatch.setattr(systemd, "show_many", lambda units, _: {unit: machine.units[unit] for unit in units})
+    monkeypatch.setattr(systemd, "restarts_in_journal", lambda *_: machine.in_journal)
     monkeypatch.setattr(health, "inspect_images", lambda *_: machine.images)
     return machine
 
@@ -188,6 +215,7 @@ def test_stopped_unit_is_one_problem(machine: Machine) -> None:
         "MainPID": "0",
         "ControlGroup": "",
     }
+    machine.change_record("roverwatch-vmagent", ready_url=NOBODY)
     assert machine.problems() == [("roverwatch-vmagent", "is failed/failed (result: oom-kill)")]
 
 
@@ -340,6 +368,7 @@ def test_stopped_service_keeps_its_oom_kills(machine: Machine) -> None:
     machine.oom_record("roverwatch-vmagent", total=2, age_seconds=5)
     machine.units["roverwatch-vmagent"] |= {"ActiveState": "activating", "SubState": "auto-restart"}
     machine.units["roverwatch-vmagent"]["ControlGroup"] = ""
+    machine.change_record("roverwatch-vmagent", ready_url=NOBODY)
     assert machine.problems() == [
         ("roverwatch-vmagent", "is activating/auto-restart"),
         ("roverwatch-vmagent", "was OOM-killed, last 5 s ago (2 in all)"),
@@ -457,6 +486,43 @@ def test_limits_that_were_reached(machine: Machine, monkeypatch: pytest.MonkeyPa
     assert asked == [(machine.url.removesuffix("/health"), False)]
 
 
+ALERT = {
+    "name": "PushQueueDamaged",
+    "labels": {"alertname": "PushQueueDamaged", "severity": "critical", "robot": "robot-1", "hub": "hub-1"},
+    "annotations": {"summary": "a queue is gone", "action": "backfill.yml"},
+}
+
+
+def test_a_hub_says_what_fires(machine: Machine, web: Web) -> None:
+    web.samples = {health.NEWEST_SAMPLE_QUERY: [], health.TARGETS_UP_QUERY: []}
+    machine.record("roverwatch-vmalert", kind="binary", exe=str(machine.exe), memory_max=48 * MIB)
+    machine.unit("roverwatch-vmalert", pid=100)
+    alerts = [{**ALERT, "state": "firing"}, {**ALERT, "state": "pending"}]
+    web.alerts = json.dumps({"data": {"alerts": alerts}}).encode()
+    expected = {
+        "name": "PushQueueDamaged",
+        "severity": "critical",
+        "robot": "robot-1",
+        "summary": "a queue is gone",
+        "action": "backfill.yml",
+    }
+    assert machine.check(hub_query_url=web.url)["alerts"] == {"firing": [expected]}
+    web.alerts = b"<html>"
+    assert machine.check(hub_query_url=web.url)["alerts"] == {"error": "no answer of its API: <html>"}
+
+
+def test_a_robot_with_a_history_and_hubs_counts_what_it_has_if_it_is_asked(hub: Hub, silent_url: str) -> None:
+    hub.machine.record("roverwatch-victoriametrics", kind="binary", exe=str(hub.machine.exe), memory_max=48 * MIB)
+    hub.machine.unit("roverwatch-victoriametrics", pid=100)
+    hub.machine.add_cgroup("roverwatch.slice/roverwatch-victoriametrics.service", limit=48 * MIB, usage=20 * MIB)
+    hub.machine.change_record("roverwatch-victoriametrics", ready_url=silent_url)
+    assert "minutes" not in hub.machine.check(holes_period_seconds=3600.0, hub_timeout_seconds=0.3)
+    hub.deploy(1)
+    assert "minutes" not in hub.machine.check(hub_timeout_seconds=0.3)
+    found = hub.machine.check(holes_period_seconds=3600.0, hub_timeout_seconds=0.3)["minutes"]
+    assert found["error"] in ("timed out", "no complete answer in time")
+
+
 class Hub:
     """A gateway with real TLS, and a robot that was deployed to write to it."""
 
@@ -568,13 +634,72 @@ def test_what_is_the_hubs_own_trouble_is_no_problem_of_a_robot_where_hubs_may_be
 
 def test_a_restart_by_systemd_is_a_problem_for_as_long_as_it_is_asked_for(machine: Machine) -> None:
     """Every unit of the machine was started again, once and a minute ago."""
-    assert machine.problems() == machine.problems(restart_window_seconds=30) == []
-    found = machine.problems(restart_window_seconds=300)
+    assert machine.problems() == machine.problems(restarts_allowed=0, restart_window_seconds=30) == []
+    found = machine.problems(restarts_allowed=0, restart_window_seconds=300)
     assert [unit for unit, _ in found] == ["roverwatch-sensor", "roverwatch-vmagent"]
     for _, text in found:  # a minute ago, and as long as this test has taken since
-        assert re.fullmatch(r"has ended and was started again by systemd 1 times, last 6\d s ago", text)
+        expected = r"has ended and was started again by systemd 1 times in 5 minutes, the last time 6\d s ago"
+        assert re.fullmatch(expected, text)
     machine.units["roverwatch-vmagent"]["NRestarts"] = "0"
-    assert [unit for unit, _ in machine.problems(restart_window_seconds=300)] == ["roverwatch-sensor"]
+    again = machine.problems(restarts_allowed=0, restart_window_seconds=300)
+    assert [unit for unit, _ in again] == ["roverwatch-sensor"]
+
+
+@pytest.mark.parametrize(
+    ("restarts", "in_journal", "told"),
+    [
+        (3, 3, 3),
+        (2, 2, None),
+        # Once a day for a month, and once just now.
+        (30, 1, None),
+        # A loop that a deployment has ended: the journal has it still.
+        (0, 90, None),
+        # There is no journal.
+        (7, 0, 7),
+    ],
+)
+def test_a_service_that_starts_again_and_again_is_found_while_it_runs(
+    machine: Machine, restarts: int, in_journal: int, told: int | None
+) -> None:
+    machine.units["roverwatch-vmagent"]["NRestarts"] = str(restarts)
+    machine.in_journal = in_journal
+    what = [text for _, text in machine.problems()]
+    assert len(what) == (told is not None)
+    assert told is None or f"started again by systemd {told} times in 10 minutes, the last time 6" in what[0]
+
+
+def test_and_while_it_does_not(machine: Machine) -> None:
+    machine.units["roverwatch-vmagent"] |= {"NRestarts": "9", "ActiveState": "activating", "SubState": "auto-restart"}
+    machine.units["roverwatch-vmagent"] |= {"MainPID": "0", "ControlGroup": ""}
+    machine.change_record("roverwatch-vmagent", ready_url=NOBODY)
+    assert machine.problems() == [
+        ("roverwatch-vmagent", "is activating/auto-restart"),
+        ("roverwatch-vmagent", "has ended and was started again by systemd 9 times in 10 minutes"),
+    ]
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_a_state(machine: Machine) -> None:
+    (machine.paths.proc / "100" / "exe").unlink()
+    assert machine.problems() == [("roverwatch-vmagent", "is deactivating/its process ended just now")]
+
+
+@pytest.mark.parametrize("between_starts", [False, True])
+def test_an_answer_of_another_program_is_not_the_services(machine: Machine, between_starts: bool) -> None:
+    machine.process(4711, "stranger", machine.cgroups / "system.slice" / "stranger.service", inode=8)
+    machine.listens(urlsplit(machine.url).port or 0, inode=8)
+    machine.change_record("roverwatch-sensor", ready_url=NOBODY)
+    if between_starts:
+        machine.units["roverwatch-vmagent"] |= {"ActiveState": "activating", "MainPID": "0", "ControlGroup": ""}
+    result = machine.check()
+    found = [(p["what"], p["remedy"]) for p in result["problems"] if p["service"] == "roverwatch-vmagent"]
+    assert len(found) == 1 + between_starts
+    what, remedy = found[-1]
+    assert what == (
+        f"is not what answers at {machine.url}: stranger (pid 4711, stranger.service) has its port, "
+        "and is scraped in its place"
+    )
+    assert "<role>_port" in remedy
+    assert result["services"][1]["ready"] is False
 
 
 def test_hubs_that_hang_do_not_hold_the_check(hub: Hub, silent_url: str) -> None:

@@ -305,11 +305,11 @@ def test_on_a_v1_host_systemd_inside_gets_the_hosts_cgroups(machines: Machines) 
         assert ("--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw") in found
         # Without it, crun of Debian 13 cannot write devices.allow.
         assert ("--device-cgroup-rule", "a *:* rwm") in found
-        assert init(machine)[0] == "/sbin/init"
+        assert init(machine)[:4] == ["sh", "-c", 'mount --make-rshared / && exec /sbin/init "$@"', "init"]
 
 
 def test_on_a_v1_host_debian_13_is_told_twice_that_this_is_wanted(machines: Machines) -> None:
-    arguments = {name: init(machine)[1:] for name, machine in machines[V1].items()}
+    arguments = {name: init(machine)[4:] for name, machine in machines[V1].items()}
     legacy = ["SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1", "systemd.unified_cgroup_hierarchy=0"]
     assert arguments == {"robot-1": [], "robot-2": legacy, "robot-3": [], "hub-1": []}
 
@@ -325,7 +325,8 @@ def test_on_a_v2_host_a_machine_has_cgroups_of_its_own(machines: Machines) -> No
         # crun loads a device filter, for which it needs locked memory.
         assert ("--ulimit", "memlock=-1:-1") in found
         # Docker mounts them read-only. Debian 13 gets no arguments for v1.
-        assert init(machine) == ["sh", "-c", "mount -o remount,rw /sys/fs/cgroup && exec /sbin/init"]
+        prepare = "mount --make-rshared / && mount -o remount,rw /sys/fs/cgroup"
+        assert init(machine) == ["sh", "-c", f'{prepare} && exec /sbin/init "$@"', "init"]
 
 
 @pytest.mark.parametrize("cgroup", ["1", "2"])

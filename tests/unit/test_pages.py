@@ -191,6 +191,17 @@ def test_every_problem_is_there_with_its_remedy_before_the_machines() -> None:
     assert at < shown.index("Memory of the slice")
 
 
+def test_warnings_are_there_and_leave_it_well() -> None:
+    alert = {"name": "ClockSkew", "severity": "warning", "robot": "robot-1", "summary": EVIL, "action": "set it"}
+    asked = hub(robot_1=3)
+    assert asked.result is not None
+    asked = report.Machine("hub-1", False, {**asked.result, "alerts": {"firing": [alert]}})
+    data = found(robot("robot-1"), asked)
+    shown = text(pages.health(data))
+    assert f"robot-1 alert ClockSkew fires on hub-1: {EVIL} set it" in shown
+    assert "All is well" in shown
+
+
 def test_a_silent_robot_is_shown_as_such_with_its_remedy() -> None:
     page = pages.health(found(robot("robot-1"), silent("robot-2"), hub(robot_1=3)))
     assert re.search("robot-2 unreachable - - .*host unreachable: No route to host → check its power", text(page))

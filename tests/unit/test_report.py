@@ -63,6 +63,83 @@ def uplink(name: str, accepted: bool = True, pending_bytes: int | None = 0) -> d
     return {"name": name, "accepted": accepted, "pending_bytes": pending_bytes}
 
 
+def fires(name: str, severity: str, about: str = "") -> dict[str, str]:
+    return {"name": name, "severity": severity, "robot": about, "summary": f"{name} of it", "action": "do this"}
+
+
+def test_what_fires_on_the_hubs_is_told_once_with_its_remedy() -> None:
+    critical, warning = fires("PushQueueDamaged", "critical", "robot-1"), fires("ClockSkew", "warning", "robot-1")
+    other, own = fires("OomKill", "critical", "robot-2"), fires("RulesFailing", "critical")
+    hubs = []
+    for name, alerts in (("hub-1", [critical, warning, other]), ("hub-2", [critical, own])):
+        machine = hub(name, robot_1=3.0)
+        assert machine.result is not None
+        hubs.append(report.Machine(name, False, {**machine.result, "alerts": {"firing": alerts}}))
+    # robot-2 is not one of those that were asked for.
+    verdict = report.build([robot("robot-1"), *hubs], 60)
+    assert whats(verdict) == [
+        ("robot-1", "alert", "PushQueueDamaged fires on hub-1, hub-2: PushQueueDamaged of it"),
+        ("hub-2", "alert", "RulesFailing fires on hub-2: RulesFailing of it"),
+    ]
+    assert [(warning.host, warning.what) for warning in verdict.warnings] == [
+        ("robot-1", "ClockSkew fires on hub-1: ClockSkew of it")
+    ]
+    assert verdict.summary == "3 of 3 services on 1 robot and 2 hubs healthy, 2 problems, 1 warning"
+    assert "robot-1: alert PushQueueDamaged fires on hub-1, hub-2: PushQueueDamaged of it" in texts(verdict)
+    assert texts(verdict)[-1] == "    → do this"
+    assert verdict.as_dict("now")["warnings"][0]["remedy"] == "do this"
+
+
+def test_warnings_alone_leave_a_fleet_healthy() -> None:
+    machine = hub(robot_1=3.0)
+    assert machine.result is not None
+    alerts = {"alerts": {"firing": [fires("ClockSkew", "warning", "robot-1")]}}
+    verdict = report.build([robot("robot-1"), report.Machine("hub-1", False, {**machine.result, **alerts})], 60)
+    assert verdict.healthy
+    assert verdict.summary == "2 of 2 services on 1 robot and 1 hub healthy, 1 warning"
+
+
+def counted(*runs: int) -> dict[str, Any]:
+    return {"minutes": {"start": 0, "robots": {"robot-1": list(runs)}}}
+
+
+def test_a_hole_in_what_a_hub_has_is_a_problem_although_all_services_are_well() -> None:
+    here = robot("robot-1", result(hubs=[uplink("hub-1"), uplink("hub-2")], **counted(16, 60)))
+    hubs = []
+    for name, minutes in (("hub-1", counted(16, 30, 0, 2, 16, 28)), ("hub-2", counted(16, 60))):
+        machine = hub(name, robot_1=3.0)
+        assert machine.result is not None
+        hubs.append(report.Machine(name, False, {**machine.result, **minutes}))
+    verdict = report.build([here, *hubs], 60, now=3700)
+    assert whats(verdict) == [
+        (
+            "robot-1",
+            "history",
+            "on hub-1 lacks 2.0 min of what robot-1 measured in the last hours, from 00:30 UTC on; robot-1 has them",
+        )
+    ]
+    assert verdict.problems[0].remedy == "ansible-playbook playbooks/backfill.yml --limit robot-1"
+
+
+def test_who_was_not_asked_is_said() -> None:
+    mute = hub(robot_1=3.0)
+    assert mute.result is not None
+    broken = {**mute.result, "alerts": {"error": "timed out"}, "minutes": {"error": "timed out"}}
+    here = robot("robot-1", result(hubs=[uplink("hub-1"), uplink("hub-2"), uplink("hub-3")]))
+    verdict = report.build([here, report.Machine("hub-1", False, broken)], 60)
+    assert verdict.healthy
+    assert [(said.host, said.what) for said in verdict.warnings] == [
+        ("hub-1", "does not say what fires there: timed out"),
+        ("hub-1", "does not say what it lacks of the robots: timed out"),
+        ("hub-2, hub-3", "were not asked what fires and what is missing there of these robots"),
+    ]
+    away = report.build([report.Machine("hub-1", False, {"unreachable": True, "msg": "no route"})], 60)
+    assert [said.what for said in away.warnings] == [
+        "does not say what fires there: it was not checked",
+        "does not say what it lacks of the robots: it was not checked",
+    ]
+
+
 def texts(verdict: report.Report) -> list[str]:
     return [line.text for line in verdict.lines()]
 
@@ -105,6 +182,8 @@ def test_table_is_aligned() -> None:
         "",
         "robot-10: roverwatch-node-exporter is failed",
         "    → look",
+        "hub-2: hub was not asked what fires and what is missing there of these robots",
+        "    → name hub-2 in --limit, too",
     ]
     colours = {line.text.split()[1]: line.healthy for line in verdict.lines() if line.text.startswith("robot-10 ")}
     assert colours == {

@@ -171,6 +171,7 @@ def binary(**different: Any) -> dict[str, Any]:
         "allow_from": [],
         "egress": False,
         "protect_clock": True,
+        "sees_mounts": False,
         "address_families": ["AF_INET"],
         "ready_timeout": 30,
         "metrics_keep": "vmagent_.+",
@@ -198,6 +199,20 @@ def test_a_command_line_is_flat_and_has_the_address_of_those_who_may_reach_it():
 def test_a_service_that_opens_no_connections_is_kept_to_those_who_may_reach_it():
     assert "IPAddressDeny=any\nIPAddressAllow=localhost 10.0.0.0/8\n" in binary(allow_from=["10.0.0.0/8"])["unit"]
     assert "IPAddress" not in binary(egress=True)["unit"]
+
+
+def settings(unit: str) -> dict[str, str]:
+    """What holds of a unit's settings: the last one, where there are several."""
+    return dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
+
+
+def test_a_service_that_measures_file_systems_has_nothing_mounted_over_them():
+    own, machines = settings(binary()["unit"]), settings(binary(sees_mounts=True)["unit"])
+    assert {name: (own[name], machines[name]) for name in own if own[name] != machines[name]} == {
+        "ProtectHome": ("yes", "read-only"),
+        "ProtectProc": ("invisible", "default"),
+        "PrivateTmp": ("yes", "no"),
+    }
 
 
 def test_the_cap_is_the_kernels_in_bytes_and_health_checks_know_what_runs():

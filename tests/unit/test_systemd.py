@@ -103,3 +103,15 @@ def test_journal_tail(programs: Path) -> None:
 def test_no_journal_is_an_empty_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert systemd.journal_tail("a") == []
+
+
+def test_restarts_are_counted_in_the_journal(programs: Path) -> None:
+    log = fake(programs, "journalctl", "echo 'a.service: Scheduled restart job, restart counter is at 1.'; echo again")
+    assert systemd.restarts_in_journal("a", 600.0) == 2
+    asked = log.read_text().splitlines()
+    assert {"--since=-600s", "UNIT=a.service", "MESSAGE_ID=5eb03494b6584870a536b337290809b3"} <= set(asked)
+
+
+def test_where_there_is_no_journal_none_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert systemd.restarts_in_journal("a", 600.0) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 
@@ -41,6 +42,78 @@ def test_a_binary_is_sandboxed(host, unit):
     assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
     assert re.search(r"^THP_enabled:\s+0$", status, re.MULTILINE)
     assert not re.search(r"^Uid:\s+0\s", status, re.MULTILINE)
+
+
+def test_whatever_umask_a_login_has_everybody_can_read_what_is_no_secret(host):
+    """Robot 2 was provisioned by one that closes all that it makes."""
+    umasks = {"robot-1": "0022", "robot-2": "0077"}
+    assert host.check_output("umask") == umasks[host.backend.get_hostname()]
+    places = "/opt/roverwatch /etc/roverwatch /usr/local/sbin/roverwatch-* /etc/systemd/system/roverwatch*"
+    secret = r"\( -name secrets -o -name *.secrets \) -prune"
+    wrong = r"\( ! -user root -o ! -group root -o ! -perm -444 -o -perm /022 -o -type d ! -perm -111 \) ! -type l"
+    assert host.check_output(f"set -f; find $(set +f; echo {places}) {secret} -o {wrong} -print") == ""
+    data = "/var/lib/roverwatch /var/lib/roverwatch/textfile"
+    assert host.check_output(f"stat -c '%a %U' {data}").splitlines() == ["755 root"] * 2
+
+
+def test_node_exporter_sees_each_mount_of_the_machine_and_none_that_it_has_not(host):
+    """Below /home and /tmp as well, and what is mounted after its start."""
+    late = {"/home/rover/bags": 64 << 20, "/tmp/late": 16 << 20}
+    for place, size in late.items():
+        host.check_output(f"mkdir -p {place} && mount -t tmpfs -o size={size} tmpfs {place}")
+    try:
+        said = fleet.metrics(host.backend.get_hostname(), 9100)
+        there = json.loads(host.check_output("findmnt --json --bytes --list --output TARGET,SIZE,FSTYPE"))[
+            "filesystems"
+        ]
+    finally:
+        for place in late:
+            host.check_output(f"umount {place}")
+    found = {
+        (name.partition("{")[0], re.search('mountpoint="(.*?)"', name)[1]): value
+        for name, value in said.items()
+        if name.startswith("node_filesystem_")
+    }
+    sizes = {place: value for (name, place), value in found.items() if name == "node_filesystem_size_bytes"}
+    assert {place: sizes.get(place) for place in late} == late
+    assert {place: found["node_filesystem_readonly", place] for place in late} == dict.fromkeys(late, 0)
+    machines = {mount["target"]: int(mount["size"]) for mount in there}
+    assert {place: machines.get(place) for place in sizes} == sizes
+    # Every file system of a kind that is on disks; those of engines come and go.
+    disks = {mount["target"] for mount in there if mount["fstype"] in ("ext4", "xfs", "btrfs", "vfat")}
+    assert {place for place in disks if not place.startswith(("/var/lib/containers/", "/var/lib/docker/"))} <= set(
+        sizes
+    )
+
+
+def test_health_sees_a_stranger_on_a_port_a_loop_and_a_full_disk_whenever_it_looks(host):
+    unit, full = "roverwatch-node-exporter", "/var/lib/roverwatch/full"
+    answer = "self.send_response(200); self.end_headers()"
+    stranger = (
+        "from http.server import *\n"
+        f"class H(BaseHTTPRequestHandler):\n def do_GET(self): {answer}\n"
+        "HTTPServer(('', 9100), H).serve_forever()"
+    )
+    host.check_output(f"mkdir -p {full} && mount -t tmpfs -o size=1m tmpfs {full}")
+    host.run(f"dd if=/dev/zero of={full}/fill")
+    host.check_output(f"systemctl stop {unit}")
+    host.check_output("systemd-run --unit=stranger python3 -c %s", stranger)
+    try:
+        host.check_output(f"systemctl start {unit}")
+        assert fleet.eventually(lambda: int(fleet.show(host, unit, "NRestarts")["NRestarts"]) > 2, 30)
+        run = fleet.playbook("health.yml", "--limit", host.backend.get_hostname())
+    finally:
+        host.check_output(f"systemctl stop stranger; umount {full} && rmdir {full}")
+        # Its restarts are none of the next test's business.
+        host.check_output(f"systemctl reset-failed {unit}; systemctl restart {unit}")
+    assert run.rc != 0
+    for said in (
+        r"is not what answers at http://127.0.0.1:9100/metrics: python3 \(pid \d+, stranger.service\) has its port",
+        rf"{unit} has ended and was started again by systemd \d+ times in 10 minutes",
+        rf"disk {full} is full: 0 of 1M are free",
+    ):
+        assert re.search(said, run.output), run.output
+    assert fleet.eventually(lambda: fleet.answers(host, "9100/metrics"), 30)
 
 
 def test_the_sensor_container_has_no_privileges_and_nothing_to_write_to(host):

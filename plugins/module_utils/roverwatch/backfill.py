@@ -271,6 +271,11 @@ def _expand(runs: Runs) -> Iterator[int]:
 # --- for people --------------------------------------------------------------------------------------------
 
 
+def clock(timestamp: int) -> str:
+    """The time of day."""
+    return datetime.fromtimestamp(timestamp, timezone.utc).strftime("%H:%M:%S UTC")
+
+
 def number(value: int) -> str:
     """With a comma after each three digits."""
     return f"{value:,}"

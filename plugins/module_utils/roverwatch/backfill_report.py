@@ -197,7 +197,20 @@ class Report:
             *(table(COLUMNS, rows) if rows else ()),
             Line(""),
             *(Line(text) for text in quiet),
+            *(Line(text) for text in self._left_out),
             *(line for problem in self.problems for line in problem_lines(problem)),
+        ]
+
+    @property
+    def _left_out(self) -> list[str]:
+        """The minutes that no robot was asked for, since nobody could tell what is missing of them."""
+        young = [(robot.plan["end"], robot.plan["now"]) for robot in self.robots if "now" in robot.plan]
+        if not young:
+            return []
+        start, end = min(first for first, _ in young), max(now for _, now in young)
+        return [
+            f"{backfill.clock(start)} to {backfill.clock(end)} was left out: what is that young may be on its way to "
+            "the hubs (vmagent_hub_delay). If something of it is missing, run this again later"
         ]
 
     def as_dict(self, time: str) -> dict[str, Any]:
@@ -209,7 +222,7 @@ class Report:
             "summary": self.summary,
             "problems": [asdict(problem) for problem in self.problems],
             "periods": {
-                robot.name: {"start": robot.plan["start"], "end": robot.plan["end"]}
+                robot.name: {key: robot.plan[key] for key in ("start", "end", "now") if key in robot.plan}
                 for robot in self.robots
                 if "start" in robot.plan
             },

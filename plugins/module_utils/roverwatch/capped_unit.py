@@ -12,13 +12,28 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+from urllib.parse import urlsplit
 
-from . import cgroup, disk, engine, probe, secret_files, systemd, units
+from . import cgroup, disk, engine, probe, secret_files, sockets, systemd, units
 
-PROPERTIES = ["ActiveState", "SubState", "MainPID", "UnitFileState", "NeedDaemonReload", "Result"]
+PROPERTIES = [
+    "ActiveState",
+    "SubState",
+    "MainPID",
+    "UnitFileState",
+    "NeedDaemonReload",
+    "Result",
+    "NRestarts",
+    "ControlGroup",
+    "ExecMainStartTimestampMonotonic",
+]
 # A service that is not coming up is restarted by systemd meanwhile; more often than this means that it will not.
-RESTARTS_TOLERATED = 3
+RESTARTS_TOLERATED = 2
+# A process that is as old as this is proven by one answer. A younger one answers this often; one that systemd has
+# started again gets that old first, since what ends every few seconds answers in between.
+STEADY_SECONDS = 15.0
+ANSWERS = 3
 # No file has this owner.
 NOBODY_YET = -1
 
@@ -66,33 +81,36 @@ class CappedUnit:
             unit = "{}\n# Generation of the secrets: {}\n".format(unit.rstrip("\n"), self.generation)
         self.due = units.differing(units.layout(self.name, unit, configs, self.service, wanted["scrape"]))
         self.replaced = [path for pattern in wanted["replaces"] for path in Path("/").glob(pattern.lstrip("/"))]
-        self.before = self._state()
+        self.before = self.state()
         active = self.before["ActiveState"] in ("active", "activating", "reloading")
-        self.restart = active and not self._runs(units.revision(unit, configs), int(self.before["MainPID"]))
+        self.restart = active and not self._runs(units.revision(unit, configs))
+
+    @property
+    def starts(self) -> bool:
+        """Whether its process is one that this run has started."""
+        return self.restart or self.before["ActiveState"] != "active"
 
     @property
     def changed(self) -> bool:
         return (
             bool(self.due or self.secrets_due or self.replaced)
-            or self.restart
-            or self.before["ActiveState"] != "active"
+            or self.starts
             or self.before["UnitFileState"] != "enabled"
         )
 
     def diff(self) -> List[Dict[str, str]]:
         """The files that change, in the form of Ansible's `--diff`; of secrets their names alone."""
-        shown = [
-            {
-                "before_header": str(file.path),
-                "after_header": str(file.path),
-                "before": (units.current(file) or {"content": ""})["content"],
-                "after": file.content,
-            }
-            for file in self.due
-        ]
+        shown = [self._file_diff(file) for file in self.due]
         if self.secrets_due:
             shown.append({"prepared": "secrets that change: {}\n".format(", ".join(self.secrets_due))})
         return shown
+
+    def _file_diff(self, file: units.File) -> Dict[str, str]:
+        before = (units.current(file) or {"content": ""})["content"]
+        if before == file.content:
+            return {"prepared": "{}: its owner or mode, or those of the directories above it\n".format(file.path)}
+        name = str(file.path)
+        return {"before_header": name, "after_header": name, "before": before, "after": file.content}
 
     def validate(self) -> None:
         """Have the program that will read a file accept it, under the name that it will have. Raises Refused."""
@@ -107,15 +125,18 @@ class CappedUnit:
         if self.secrets and self.secrets_due:
             self.secrets.write(self.generation)
         for file in self.due:
-            disk.write(file.path, file.content, file.mode)
+            disk.place(file.path, file.content, file.mode)
         if self.due or self.before["NeedDaemonReload"] == "yes":
             _systemctl("daemon-reload", journal_of=self.name)
         if self.before["UnitFileState"] != "enabled":
             units.clear_enablement(self.name)
             _systemctl("enable", self.name, journal_of=self.name)
+        if self.starts and self.before["NRestarts"] != "0":
+            # systemd counts on through a restart that meets the unit between two starts.
+            _systemctl("reset-failed", self.name, journal_of=self.name)
         if self.restart:
             _systemctl("restart", self.name, journal_of=self.name)
-        elif self.before["ActiveState"] != "active":
+        elif self.starts:
             _systemctl("start", self.name, journal_of=self.name)
         proof = self._prove()
         for path in self.replaced:
@@ -162,34 +183,51 @@ class CappedUnit:
 
     # what runs
 
-    def _state(self) -> Dict[str, str]:
+    def state(self) -> Dict[str, str]:
+        """What systemd says of the unit now."""
         return systemd.show(self.name, PROPERTIES)
 
-    def _process(self, main_pid: int) -> Optional[int]:
-        """The process that does the service's work: a container's own, not its supervisor."""
-        if self.service["kind"] == "binary":
-            return main_pid or None
-        cid_file = Path(self.service["cid_file"])
-        if not cid_file.exists():
+    def cgroup(self, state: Mapping[str, str]) -> Optional[Path]:
+        """The cgroup of what does the service's work: a container's own, beside that of its supervisor."""
+        if not state["ControlGroup"]:
             return None
-        roverwatch_slice = systemd.show(units.SLICE, ["ControlGroup"])["ControlGroup"]
-        scope = cgroup.container_scope(
-            cgroup.find_controller().directory(roverwatch_slice), cid_file.read_text().strip()
-        )
+        own = cgroup.find_controller().directory(state["ControlGroup"])
+        if self.service["kind"] == "binary":
+            return own
+        cid_file = Path(self.service["cid_file"])
+        return cgroup.container_scope(own.parent, cid_file.read_text().strip()) if cid_file.exists() else None
+
+    def process(self, state: Mapping[str, str]) -> Optional[int]:
+        """The process that does the service's work; None between two starts."""
+        if self.service["kind"] == "binary":
+            return int(state["MainPID"]) or None
+        scope = self.cgroup(state)
         return units.first_process(scope) if scope else None
 
-    def _runs(self, revision: str, main_pid: int) -> bool:
-        """Whether the running process was started with this revision, from the file that is there now."""
-        proc = Path("/proc/{}".format(self._process(main_pid)))
+    def other_program(self, process: Optional[int]) -> str:
+        """Which program a process runs, if it is not the one that was asked for; of a container, its image is asked."""
+        if process is None:
+            return "no process"
+        if self.service["kind"] == "container":
+            return ""
         try:
-            if self.service["kind"] == "binary" and str((proc / "exe").readlink()) != self.service["exe"]:
-                return False
-            environ = (proc / "environ").read_bytes()
-            if units.lacks_device(environ, self.service.get("devices", [])):
-                return False
-            return units.running_revision(environ) == revision
+            found = str(Path("/proc/{}/exe".format(process)).readlink())
+        except OSError:
+            return "a process that ended just now"
+        return "" if found == self.service["exe"] else found
+
+    def _runs(self, revision: str) -> bool:
+        """Whether the running process was started with this revision, from the file that is there now."""
+        process = self.process(self.before)
+        if self.other_program(process):
+            return False
+        try:
+            environ = Path("/proc/{}/environ".format(process)).read_bytes()
         except OSError:
             return False  # it ended just now
+        if units.lacks_device(environ, self.service.get("devices", [])):
+            return False
+        return units.running_revision(environ) == revision
 
     def _installed(self) -> bool:
         """Whether what the unit starts is on the machine."""
@@ -198,37 +236,76 @@ class CappedUnit:
         return engine.image_id(self.service["engine"], self.service["image"]) is not None
 
     def _prove(self) -> Dict[str, Any]:
-        """Wait until the service is ready; assert that what runs is what was asked for."""
-        restarts: Set[str] = set()
+        """Wait until the service's own process is ready, and stays so; assert that it runs what was asked for."""
+        restarts_before = 0 if self.starts else int(self.before["NRestarts"])
+        proof = _Proof(self)
 
         def alive() -> bool:
-            state = self._state()
-            restarts.add(state["MainPID"])
-            return state["ActiveState"] in ("active", "activating") and len(restarts) <= RESTARTS_TOLERATED
+            state = self.state()
+            restarted = int(state["NRestarts"]) - restarts_before
+            # One that ends is started again, unless somebody stops it.
+            return state["ActiveState"] not in ("inactive", "failed") and restarted <= RESTARTS_TOLERATED
 
-        ready = probe.wait_ready(self.service["ready_url"], self.ready_timeout, alive)
-        state = self._state()
+        ready = probe.wait_ready(self.service["ready_url"], self.ready_timeout, alive, proof.doubt)
         if not ready.ready:
+            state = self.state()
             raise Refused(
-                "{} is {} ({}) and not ready: {}\n{}".format(
-                    self.name, state["ActiveState"], state["Result"], ready.reason, journal(self.name)
+                "{} is {}/{} ({}, started again by systemd {} times) and not ready: {}\n{}".format(
+                    self.name,
+                    state["ActiveState"],
+                    state["SubState"],
+                    state["Result"],
+                    state["NRestarts"],
+                    ready.reason,
+                    journal(self.name),
                 )
             )
-        main_pid = int(state["MainPID"])
-        self._assert_version(main_pid)
-        return {"main_pid": main_pid, "ready_seconds": round(ready.seconds, 2), "restarted": self.restart}
+        if self.service["kind"] == "container":
+            self._assert_image()
+        return {"main_pid": proof.main_pid, "ready_seconds": round(ready.seconds, 2), "restarted": self.restart}
 
-    def _assert_version(self, main_pid: int) -> None:
-        if self.service["kind"] == "binary":
-            wanted, found = self.service["exe"], str(Path("/proc/{}/exe".format(main_pid)).readlink())
-        else:
-            cid = Path(self.service["cid_file"]).read_text().strip()
-            inspected = _run([self.service["engine"], "inspect", "--format", "{{.Image}}", cid])
-            if inspected.returncode != 0:
-                raise Refused("the container {} cannot be inspected: {}".format(cid, inspected.stderr.strip()))
-            wanted, found = self.service["image_id"], "sha256:" + inspected.stdout.strip().removeprefix("sha256:")
+    def _assert_image(self) -> None:
+        cid = Path(self.service["cid_file"]).read_text().strip()
+        inspected = _run([self.service["engine"], "inspect", "--format", "{{.Image}}", cid])
+        if inspected.returncode != 0:
+            raise Refused("the container {} cannot be inspected: {}".format(cid, inspected.stderr.strip()))
+        wanted, found = self.service["image_id"], "sha256:" + inspected.stdout.strip().removeprefix("sha256:")
         if found != wanted:
             raise Refused("{} answers, but runs {} instead of {}".format(self.name, found, wanted))
+
+
+class _Proof:
+    """Whether answers are those of a unit's own process, which is there to stay."""
+
+    def __init__(self, unit: CappedUnit) -> None:
+        self.unit = unit
+        self.port = urlsplit(unit.service["ready_url"]).port or 80
+        self.main_pid = 0
+        self.process: Optional[int] = None
+        self.answers = 0
+
+    def doubt(self) -> str:
+        """Why the answer that was just given proves nothing; empty if it does."""
+        state = self.unit.state()
+        process, own = self.unit.process(state), self.unit.cgroup(state)
+        stranger = sockets.stranger(self.port, own)
+        if stranger:
+            return "port {} is answered by {}, and not by {}: stop that, or choose another <role>_port".format(
+                self.port, stranger, self.unit.name
+            )
+        if process is None or process != self.process:
+            self.process, self.answers = process, 0
+        program = self.unit.other_program(process)
+        if program:
+            return "it runs {} instead of {}".format(program, self.unit.service["exe"])
+        self.main_pid = int(state["MainPID"])
+        self.answers += 1
+        age = systemd.age(state)
+        if age >= STEADY_SECONDS:
+            return ""
+        if state["NRestarts"] != "0":
+            return "systemd has started it again {} times, {:.0f} s ago the last time".format(state["NRestarts"], age)
+        return "" if self.answers >= ANSWERS else "its process has just started"
 
 
 class UnwantedUnit:

@@ -15,8 +15,22 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from . import background, cgroup, gateway, limits, probe, promql, systemd, uplink
+from . import (
+    alerts,
+    background,
+    cgroup,
+    filesystems,
+    gateway,
+    holes,
+    limits,
+    probe,
+    promql,
+    sockets,
+    systemd,
+    uplink,
+)
 from .sizes import from_bytes
 
 UNIT_PROPERTIES = (
@@ -65,8 +79,10 @@ class Options:
     ready_timeout_seconds: float = 2.0
     oom_window_seconds: float = 900.0
     hub_timeout_seconds: float = 5.0
-    restart_window_seconds: float = 0.0
+    restart_window_seconds: float = 600.0
+    restarts_allowed: int = 2
     hubs_may_be_silent: bool = False
+    holes_period_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,8 @@ class Paths:
     oom_records: Path = cgroup.OOM_RECORDS
     proc: Path = cgroup.PROC
     firewall: Path = Path("/etc/roverwatch/firewall.nft")
+    data: Path = filesystems.DATA
+    also_written: Sequence[Path] = filesystems.OTHERS
 
 
 PATHS = Paths()
@@ -154,6 +172,8 @@ class Service:
     supervisor: cgroup.CgroupMemory | None = None
     oom: OomKills = field(default_factory=lambda: OomKills(0, None))
     certificate: Certificate | None = None
+    # Who else has its port; empty if nobody has.
+    stranger: str = ""
     running: str | None = None
     running_as_recorded: bool | None = None
     # What could not be found out, which is a problem too.
@@ -163,6 +183,11 @@ class Service:
     def active(self) -> bool:
         """Whether systemd holds the unit for running."""
         return self.shown["ActiveState"] == "active"
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers 2xx itself."""
+        return self.readiness.ready and not self.stranger
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the module's result."""
@@ -175,7 +200,7 @@ class Service:
             "sub_state": self.shown.get("SubState", ""),
             "restarts": int(self.shown.get("NRestarts", "0")),
             "uptime_seconds": self.uptime_seconds,
-            "ready": self.readiness.ready,
+            "ready": self.ready,
             "ready_ms": self.readiness.milliseconds,
             "ready_reason": self.readiness.reason,
             "cap_bytes": self.installed.memory_max,
@@ -223,6 +248,8 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
         if item.unit == HISTORY_UNIT
     ]
 
+    views = _Views(installed, options)
+
     shown = systemd.show_many([options.slice_unit, *(item.unit for item in installed)], UNIT_PROPERTIES)
     controller = cgroup.find_controller(paths.proc / "self" / "mountinfo")
     slice_directory = _directory(controller, shown[options.slice_unit])
@@ -247,6 +274,9 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
             service.certificate = background.result(certificates[item.unit], probe_deadline, unseen)
         _read_memory(service, controller, slice_directory, paths)
         _read_running(service, images, paths)
+        if service.readiness.ready and not (service.active and service.memory is None):
+            own = _work_directory(service, controller, slice_directory)
+            service.stranger = sockets.stranger(urlsplit(item.ready_url).port or 80, own, paths.proc)
         services.append(service)
 
     problems = [
@@ -254,6 +284,7 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
         *(problem for service in services for problem in judge_service(service, options)),
         *judge_slice(slice_memory, sum(item.memory_max for item in installed), options),
         *judge_firewall(options, paths.firewall),
+        *judge_disks(options, paths),
     ]
     result: dict[str, Any] = {
         "services": [service.as_dict() for service in services],
@@ -288,6 +319,7 @@ def check(options: Options, paths: Paths = PATHS) -> dict[str, Any]:
     for uplinks_of_service in uplinks:
         result["hubs"] = uplinks_of_service.collect()
         problems += uplinks_of_service.problems
+    result |= views.collect()
     result["problems"] = [asdict(problem) for problem in problems]
     return result
 
@@ -319,9 +351,12 @@ def judge_service(service: Service, options: Options) -> list[Problem]:
         why = f" (result: {service.shown['Result']})" if service.shown.get("Result", "success") != "success" else ""
         return [
             Problem(unit, f"is {state}/{service.shown.get('SubState', '')}{why}", journal),
+            *_judge_stranger(service, options),
             *_judge_oom(service, options),
+            *_judge_restarts(service, options),
         ]
     problems = [Problem(unit, what, redeploy) for what in service.unknown]
+    problems += _judge_stranger(service, options)
     if not service.readiness.ready:
         problems.append(
             Problem(unit, f"is not ready: {service.installed.ready_url}: {service.readiness.reason}", journal)
@@ -376,6 +411,20 @@ def judge_firewall(options: Options, rules: Path) -> list[Problem]:
         why = f"{FIREWALL_TABLE} is not in force: who reaches the machine reaches every port that something listens on"
     remedy = f"ansible-playbook playbooks/firewall.yml --limit {options.host}"
     return [] if FIREWALL_TABLE in listed else [Problem(FIREWALL_UNIT, why.strip(), remedy)]
+
+
+def judge_disks(options: Options, paths: Paths) -> list[Problem]:
+    """Whether what the services write finds room."""
+    mountinfo = paths.proc / "self" / "mountinfo"
+    return [
+        Problem(
+            "disk",
+            f"{disk.mount} {disk.what}",
+            f"on {options.host}: df -h {disk.mount}; du -xh -d2 {disk.mount} | sort -h. History: lower "
+            "victoriametrics_retention. Queues: vmagent_queue_max. Old versions: /opt/roverwatch/<name>/",
+        )
+        for disk in filesystems.full(paths.data, paths.also_written, mountinfo)
+    ]
 
 
 def query_hub(base_url: str, timeout_seconds: float) -> dict[str, Any]:
@@ -443,14 +492,35 @@ def _judge_oom(service: Service, options: Options) -> list[Problem]:
     return [Problem(unit, what, remedy)]
 
 
+def _judge_stranger(service: Service, options: Options) -> list[Problem]:
+    """An answer of another program is none of the service, and what is scraped there is the other's."""
+    if service.stranger in ("", sockets.NOBODY):
+        return []
+    unit, url = service.installed.unit, service.installed.ready_url
+    what = f"is not what answers at {url}: {service.stranger} has its port, and is scraped in its place"
+    remedy = f"stop that, or give the service another <role>_port in group_vars, then {_redeploy(options)}"
+    return [Problem(unit, what, remedy)]
+
+
 def _judge_restarts(service: Service, options: Options) -> list[Problem]:
-    """systemd counts restarts since somebody started the unit, and says no times: the last one was this start."""
+    """Whether it starts again and again, also when it happens to be up just now.
+
+    systemd counts restarts since somebody started the unit, and says no times: the last one was this start. So the
+    journal, which costs more, is asked where there were too many and the last one is recent.
+    """
+    window, uptime = options.restart_window_seconds, service.uptime_seconds
     restarts = int(service.shown.get("NRestarts", "0"))
-    if not restarts or service.uptime_seconds is None or service.uptime_seconds > options.restart_window_seconds:
+    if restarts <= options.restarts_allowed or (uptime is not None and uptime > window):
         return []
     unit = service.installed.unit
-    what = f"has ended and was started again by systemd {restarts} times, last {service.uptime_seconds:.0f} s ago"
-    return [Problem(unit, what, f"on {options.host}: journalctl -u {unit} -n 50")]
+    # A journal that knows of none was lost or is not kept.
+    recent = min(restarts, systemd.restarts_in_journal(unit, window) or restarts)
+    if recent <= options.restarts_allowed:
+        return []
+    last = "" if uptime is None else f", the last time {uptime:.0f} s ago"
+    what = f"has ended and was started again by systemd {recent} times in {window / 60:.0f} minutes{last}"
+    remedy = f"on {options.host}: journalctl -u {unit} -n 50 says why; systemctl restart {unit} begins to count anew"
+    return [Problem(unit, what, remedy)]
 
 
 def _missing(options: Options, installed: Iterable[Installed]) -> list[Problem]:
@@ -513,8 +583,10 @@ def _read_running(service: Service, images: dict[str, dict[str, str]], paths: Pa
         return
     try:
         service.running = str((paths.proc / service.shown["MainPID"] / "exe").readlink())
-    except OSError as error:
-        service.unknown.append(f"its program cannot be seen: {error}")
+    except (FileNotFoundError, ProcessLookupError):
+        # What else could not be found out of it is the same. Whether it ends often is another question.
+        service.shown = {**service.shown, "ActiveState": "deactivating", "SubState": "its process ended just now"}
+        service.unknown.clear()
         return
     # The kernel names the file itself, so a recorded path through a link is followed too.
     service.running_as_recorded = service.running == os.path.realpath(installed.exe or "")
@@ -613,8 +685,53 @@ class _Uplinks:
         return found
 
 
+class _Views:
+    """What the machines of a fleet are compared by, on the controller: what fires, and how many samples are of when."""
+
+    def __init__(self, installed: Sequence[Installed], options: Options) -> None:
+        self.timeout = options.hub_timeout_seconds
+        is_hub = options.hub_query_url is not None
+        bases = {item.unit: item.ready_url.rpartition("/")[0] for item in installed}
+        self._alerts, self._counts = [], []
+        if is_hub and alerts.UNIT in bases:
+            self._alerts.append(background.start(partial(self._firing, bases[alerts.UNIT])))
+        base = options.hub_query_url if is_hub else bases.get(HISTORY_UNIT)
+        if base and options.holes_period_seconds and (is_hub or any(item.hubs for item in installed)):
+            self._counts.append(background.start(partial(self._count, base, options.holes_period_seconds)))
+
+    def _firing(self, base_url: str) -> dict[str, Any]:
+        try:
+            return {"firing": alerts.firing(base_url, self.timeout)}
+        except alerts.AlertsError as error:
+            return {"error": str(error)}
+
+    def _count(self, base_url: str, period_seconds: float) -> dict[str, Any]:
+        try:
+            return holes.count(base_url, time.time(), period_seconds, self.timeout)
+        except promql.QueryError as error:
+            return {"error": str(error)}
+
+    def collect(self) -> dict[str, Any]:
+        deadline = time.monotonic() + self.timeout + GRACE_SECONDS
+        late = {"error": "no complete answer in time"}
+        found: dict[str, Any] = {}
+        for job in self._alerts:
+            found["alerts"] = background.result(job, deadline, late)
+        for job in self._counts:
+            found["minutes"] = background.result(job, deadline, late)
+        return found
+
+
 def _hub_query_of(base_url: str, timeout_seconds: float) -> Callable[[], dict[str, Any]]:
     return lambda: query_hub(base_url, timeout_seconds)
+
+
+def _work_directory(service: Service, controller: cgroup.Controller, slice_directory: Path | None) -> Path | None:
+    """The cgroup of what does the service's work: a container's own, beside that of its supervisor."""
+    if service.installed.kind == "container":
+        container_id = _container_id(service.installed)
+        return cgroup.container_scope(slice_directory, container_id) if slice_directory and container_id else None
+    return _directory(controller, service.shown)
 
 
 def _directory(controller: cgroup.Controller, shown: dict[str, str]) -> Path | None:
@@ -642,10 +759,9 @@ def _container_memory_or_none(slice_directory: Path, container_id: str) -> cgrou
 
 def _uptime(shown: dict[str, str]) -> float | None:
     """Seconds since the main process of a running unit started."""
-    started = int(shown.get("ExecMainStartTimestampMonotonic", "0"))
-    if shown["ActiveState"] != "active" or not started:
+    if shown["ActiveState"] != "active" or not int(shown.get("ExecMainStartTimestampMonotonic", "0")):
         return None
-    return round(time.clock_gettime(time.CLOCK_MONOTONIC) - started / 1e6, 1)
+    return round(systemd.age(shown), 1)
 
 
 def _whole_pages(size: int) -> int:

@@ -21,6 +21,7 @@ from .store import sha256_file
 
 ROOT = Path("/opt/roverwatch")
 RECORD = "installed.json"
+BINARY_MODE = 0o755
 IMAGE_PREFIX = "localhost/roverwatch/"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -116,7 +117,8 @@ def ensure(
     container_engine: Optional[str],
     check_mode: bool,
 ) -> Tuple[Dict[str, Dict[str, str]], List[str]]:
-    """Have every artifact on the machine: the properties of each by name, and the names of those that were not there.
+    """Have every artifact on the machine: the properties of each by name, and the names of those that were not there
+    or could not be read by all.
 
     `candidates` are entries by name and architecture, `staged` are files that were brought, by name. Raises Lacking
     where one is neither there nor brought (`missing`) or where the store has none for the machine (`unknown`),
@@ -136,7 +138,24 @@ def ensure(
     ]
     if missing and not check_mode:
         raise Lacking(arch=arch, missing=missing)
-    return {name: _properties(entry) for name, entry in entries.items()}, [*staged, *missing]
+    there = [name for name in entries if name not in (*staged, *missing)]
+    closed = {
+        path: mode for name in there for path, mode in _modes(entries[name]).items() if not disk.is_open(path, mode)
+    }
+    if not check_mode:
+        for closed_path, mode in closed.items():
+            disk.open_to_all(closed_path, mode)
+    mended = [name for name in there if closed.keys() & _modes(entries[name]).keys()]
+    return {name: _properties(entry) for name, entry in entries.items()}, [*staged, *missing, *mended]
+
+
+def _modes(entry: Mapping[str, str]) -> Dict[Path, int]:
+    """The files of an artifact that is there, with their modes. What is in an image is the engine's matter."""
+    found = {_record_path(entry): 0o644}
+    if entry["kind"] != "image":
+        found[binary_path(entry)] = BINARY_MODE
+    # Check mode writes no record.
+    return {path: mode for path, mode in found.items() if path.exists()}
 
 
 def _install(entry: Mapping[str, str], container_engine: Optional[str], staged: Path) -> None:
@@ -151,7 +170,8 @@ def _install(entry: Mapping[str, str], container_engine: Optional[str], staged: 
     if entry["kind"] == "image":
         _load_image(entry, container_engine, staged)
     else:
-        disk.copy(staged, binary_path(entry), 0o755)
+        disk.open_way(binary_path(entry))
+        disk.copy(staged, binary_path(entry), BINARY_MODE)
     seen = _look(entry, container_engine)
     assert seen is not None
     _record(entry, container_engine, seen)

@@ -14,7 +14,7 @@ from . import probe, promql
 _SCRAPES = (
     (
         "max by (job) (max_over_time(scrape_samples_post_metric_relabeling{{{own}}}[15m]))"
-        " > max by (job) (last_over_time(scrape_samples_limit{{{own}}}[15m]))",
+        " > (max by (job) (last_over_time(scrape_samples_limit{{{own}}}[15m])) > 0)",
         "has scrapes of {value:.0f} samples, more than its sample_limit: they are dropped as a whole",
     ),
     (

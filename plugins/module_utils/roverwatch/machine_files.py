@@ -55,10 +55,11 @@ def apply(wanted: Mapping[str, Any], systemctl: Callable[..., None]) -> None:
     """Make it so. Cut off anywhere, the next `look` sees what is missing."""
     due = look(wanted)
     for path in due["directories"]:
+        disk.open_way(Path(path))
         disk.make_directory(Path(path))
     for file in wanted["files"]:
         if file["path"] in due["files"]:
-            disk.write(Path(file["path"]), file["content"], int(file["mode"], 8))
+            disk.place(Path(file["path"]), file["content"], int(file["mode"], 8))
     if due["reload"] or any(Path(path).name in _units(wanted) for path in due["files"]):
         systemctl("daemon-reload")
     if due["enabled"]:
@@ -74,14 +75,14 @@ def _units(wanted: Mapping[str, Any]) -> List[str]:
 
 
 def _is_directory(path: Path) -> bool:
-    return path.is_dir() and path.stat().st_mode & 0o7777 == disk.DIRECTORY_MODE
+    return path.is_dir() and disk.is_open(path, disk.DIRECTORY_MODE)
 
 
 def _is_right(file: Mapping[str, Any]) -> bool:
     path = Path(file["path"])
     return (
         path.is_file()
-        and path.stat().st_mode & 0o7777 == int(file["mode"], 8)
+        and disk.is_open(path, int(file["mode"], 8))
         and hashlib.sha256(path.read_bytes()).hexdigest() == file["sha256"]
     )
 

@@ -28,8 +28,8 @@ class ReadyResult:
     reason: str
 
 
-def http_get(url: str, timeout_seconds: float) -> tuple[int, str]:
-    """Status and body (its first MiB) of a GET; status 0 and the reason as body when nothing answers.
+def http_get(url: str, timeout_seconds: float, limit_bytes: int = BODY_LIMIT_BYTES) -> tuple[int, str]:
+    """Status and body (its first MiB, or `limit_bytes`) of a GET; status 0 and the reason as body when nothing answers.
 
     The timeout holds for the connection and for each read, so a server that drips bytes can take longer.
     """
@@ -37,7 +37,7 @@ def http_get(url: str, timeout_seconds: float) -> tuple[int, str]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout_seconds) as response:
-            return response.status, response.read(BODY_LIMIT_BYTES).decode("utf-8", "replace")
+            return response.status, response.read(limit_bytes).decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
         with error:
             return error.code, _error_body(error)
@@ -47,17 +47,31 @@ def http_get(url: str, timeout_seconds: float) -> tuple[int, str]:
         return NO_ANSWER, str(error) or type(error).__name__
 
 
-def wait_ready(url: str, deadline_seconds: float, still_alive: Callable[[], bool]) -> ReadyResult:
-    """Poll until the URL answers 2xx, the deadline passes, or the service is no longer alive."""
+def _nothing() -> str:
+    return ""
+
+
+def wait_ready(
+    url: str, deadline_seconds: float, still_alive: Callable[[], bool], doubt: Callable[[], str] = _nothing
+) -> ReadyResult:
+    """Poll until the URL answers 2xx and there is no doubt, the deadline passes, or the service is no longer alive.
+
+    `doubt` is asked after each such answer, and says why it is no proof yet.
+    """
     start = time.monotonic()
     pause = FIRST_PAUSE_SECONDS
     while True:
         left = deadline_seconds - (time.monotonic() - start)
         status, body = http_get(url, min(ATTEMPT_TIMEOUT_SECONDS, max(left, FIRST_PAUSE_SECONDS)))
         reason = describe(status, body)
-        elapsed = time.monotonic() - start
         if is_ready(status):
-            return ReadyResult(True, elapsed, reason)
+            doubted = doubt()
+            elapsed = time.monotonic() - start
+            if not doubted:
+                return ReadyResult(True, elapsed, reason)
+            reason = f"{reason}, but {doubted}"
+            pause = FIRST_PAUSE_SECONDS
+        elapsed = time.monotonic() - start
         if not still_alive():
             return ReadyResult(False, elapsed, f"the service stopped; last answer of {url}: {reason}")
         if elapsed >= deadline_seconds:

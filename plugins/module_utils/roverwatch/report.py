@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from typing import Any
 
+from . import holes
 from .sizes import from_bytes
 
 UNKNOWN = "-"
+# Alerts of this severity are problems, the others are warnings.
+CRITICAL = "critical"
 
 SERVICE_COLUMNS = (
     "ROBOT",
@@ -86,6 +90,8 @@ class Report:
     sample_ages: Mapping[str, float | None]
     services_healthy: int
     services_total: int
+    # To look at; alone, they are no reason to call a fleet unhealthy.
+    warnings: Sequence[Problem] = ()
 
     @property
     def healthy(self) -> bool:
@@ -99,7 +105,9 @@ class Report:
         hubs = len(self.machines) - robots
         where = " and ".join(count(number, noun) for number, noun in ((robots, "robot"), (hubs, "hub")) if number)
         counted = f"{self.services_healthy} of {self.services_total} services on {where} healthy"
-        return counted if self.healthy else f"{counted}, {count(len(self.problems), 'problem')}"
+        found = [count(len(self.problems), "problem")] if self.problems else []
+        found += [count(len(self.warnings), "warning")] if self.warnings else []
+        return ", ".join([counted, *found])
 
     def lines(self) -> list[Line]:
         """All of it as text, without the summary."""
@@ -116,6 +124,7 @@ class Report:
             *(table(SLICE_COLUMNS, slices) if slices else ()),
             *((Line(""),) if slices else ()),
             *(line for problem in self.problems for line in problem_lines(problem)),
+            *(line for warning in self.warnings for line in problem_lines(warning, healthy=None)),
         ]
 
     def as_dict(self, time: str) -> dict[str, Any]:
@@ -128,6 +137,7 @@ class Report:
             "services_healthy": self.services_healthy,
             "services_total": self.services_total,
             "problems": [asdict(problem) for problem in self.problems],
+            "warnings": [asdict(warning) for warning in self.warnings],
             "sample_age_seconds": dict(self.sample_ages),
             "hosts": {
                 machine.name: {
@@ -139,8 +149,11 @@ class Report:
         }
 
 
-def build(machines: Sequence[Machine], max_sample_age_seconds: float) -> Report:
-    """Judge a fleet. Every hub among the machines must have a fresh sample of every robot among them."""
+def build(machines: Sequence[Machine], max_sample_age_seconds: float, now: float | None = None) -> Report:
+    """Judge a fleet. Every hub among the machines must have a fresh sample of every robot among them.
+
+    `now` is in seconds since 1970.
+    """
     machines = sorted(machines, key=reading_order)
     ages: dict[str, float | None] = {}
     problems = [problem for machine in machines for problem in _own_problems(machine)]
@@ -155,6 +168,11 @@ def build(machines: Sequence[Machine], max_sample_age_seconds: float) -> Report:
             # What a robot in a dead zone says of itself is the cause, and the age of its samples the consequence.
             if (age is None or age > max_sample_age_seconds) and not machine.misses(hub):
                 problems.append(_stale(machine.name, hub, age, max_sample_age_seconds))
+    newest = (datetime.now(timezone.utc).timestamp() if now is None else now) - max_sample_age_seconds
+    problems += _holes(machines, newest)
+    fires = _alerts(machines)
+    problems += [problem for severity, problem in fires if severity == CRITICAL]
+    warnings = [problem for severity, problem in fires if severity != CRITICAL]
     troubled = {(problem.host, problem.service) for problem in problems}
     present = [(machine.name, service["unit"]) for machine in machines for service in machine.services]
     wanted = {(machine.name, unit) for machine in machines for unit in machine.expected_units}
@@ -164,6 +182,7 @@ def build(machines: Sequence[Machine], max_sample_age_seconds: float) -> Report:
         sample_ages=ages,
         services_healthy=sum(item not in troubled for item in present),
         services_total=len(wanted | set(present)),
+        warnings=[*warnings, *_unasked(machines)],
     )
 
 
@@ -199,6 +218,63 @@ def _hubs(machines: Iterable[Machine]) -> list[tuple[str, Mapping[str, float]]]:
     """The hubs that answered, each with the ages of the samples it has."""
     answers = [(machine.name, (machine.result or {}).get("hub") or {}) for machine in machines]
     return [(name, answer["newest_sample_age_seconds"]) for name, answer in answers if "error" not in answer and answer]
+
+
+def _holes(machines: Sequence[Machine], newest: float) -> list[Problem]:
+    """What a hub lacks of the robots' samples before `newest`. It costs nobody a question: each said what it has."""
+    found = []
+    for hub in machines:
+        there = (hub.result or {}).get("minutes", {})
+        for robot in machines if not hub.is_robot and "robots" in there else ():
+            here = (robot.result or {}).get("minutes", {})
+            writes_there = any(known["name"] == hub.name for known in robot.hubs)
+            hole = holes.compare(robot.name, here, there, newest) if writes_there and "robots" in here else None
+            if hole:
+                first = datetime.fromtimestamp(hole.first, timezone.utc).strftime("%H:%M UTC")
+                what = (
+                    f"on {hub.name} lacks {hole.seconds / 60:.1f} min of what {robot.name} measured in the last hours, "
+                    f"from {first} on; {robot.name} has them"
+                )
+                remedy = f"ansible-playbook playbooks/backfill.yml --limit {robot.name}"
+                found.append(Problem(robot.name, "history", what, remedy))
+    return found
+
+
+def _alerts(machines: Sequence[Machine]) -> list[tuple[str, Problem]]:
+    """What fires on the hubs about these machines, with its severity; what several hubs say alike is said once."""
+    names = {machine.name for machine in machines}
+    hubs: dict[tuple[str, str, str, str, str], list[str]] = {}
+    for machine in machines:
+        for alert in (machine.result or {}).get("alerts", {}).get("firing", ()):
+            about = alert["robot"] or machine.name
+            if about in names:
+                key = (about, alert["severity"], alert["name"], alert["summary"], alert["action"])
+                hubs.setdefault(key, []).append(machine.name)
+    return [
+        (severity, Problem(about, "alert", f"{name} fires on {', '.join(sorted(seen))}: {summary}", action))
+        for (about, severity, name, summary, action), seen in hubs.items()
+    ]
+
+
+def _unasked(machines: Sequence[Machine]) -> list[Problem]:
+    """Hubs that did not say what fires and what they lack; what is wrong there is a problem of its own."""
+    found = []
+    for machine in machines:
+        if machine.is_robot:
+            continue
+        said = machine.result or {}
+        for name, what in (("alerts", "what fires there"), ("minutes", "what it lacks of the robots")):
+            answer = said.get(name, {"error": "it was not checked"} if not machine.checked else {})
+            if "error" in answer:
+                remedy = f"ansible-playbook playbooks/health.yml --limit {machine.name}, once it answers"
+                found.append(Problem(machine.name, "hub", f"does not say {what}: {answer['error']}", remedy))
+    known = {hub["name"] for machine in machines for hub in machine.hubs}
+    absent = sorted(known - {machine.name for machine in machines})
+    if absent:
+        names = ", ".join(absent)
+        what = f"{'was' if len(absent) == 1 else 'were'} not asked what fires and what is missing there of these robots"
+        found.append(Problem(names, "hub", what, f"name {names.replace(' ', '')} in --limit, too"))
+    return found
 
 
 def _stale(robot: str, hub: str, age: float | None, limit: float) -> Problem:
@@ -265,9 +341,9 @@ def _queued(machine: Machine) -> int | None:
     return sum(pending) if pending else None
 
 
-def problem_lines(problem: Problem) -> list[Line]:
+def problem_lines(problem: Problem, healthy: bool | None = False) -> list[Line]:
     return [
-        Line(f"{problem.host}: {problem.service} {problem.what}", healthy=False),
+        Line(f"{problem.host}: {problem.service} {problem.what}", healthy=healthy),
         Line(f"    → {problem.remedy}"),
     ]
 

@@ -10,6 +10,7 @@ here and a sample missing all the same; there the seconds are counted, of which 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import zlib
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import local_database
+from .retry import Again, patiently
 
 WINDOW_SECONDS = 60
 CLOSER_WINDOW_SECONDS = 1
@@ -96,6 +98,21 @@ def count(base_url: str, robot: str, start: int, end: int, window: int = WINDOW_
             for part in _split(*stretch, max(1, POINTS_PER_QUERY // series) * window):
                 counter.add(_count_samples(base_url, robot, *part, window))
     return Counts(start, end, counter.finish(), window)
+
+
+def count_patiently(base_url: str, robot: str, start: int, end: int, at_least: int) -> Counts:
+    """As `count`; again, a few times, while there are fewer samples than there should be."""
+    found = Counts(start, end, {})
+
+    def attempt() -> None:
+        nonlocal found
+        found = count(base_url, robot, start, end)
+        if found.samples < at_least:
+            raise Again
+
+    with contextlib.suppress(Again):
+        patiently(attempt)
+    return found
 
 
 def _split(start: int, end: int, step: int) -> list[tuple[int, int]]:

@@ -39,7 +39,7 @@ class SecretFiles:
         """Names of those that are not on the disk as they should be, and of those that should not be there."""
         wanted = {GENERATION, *self.values} if self.values else set()
         there = {path.name for path in self.directory.iterdir()} if self.directory.is_dir() else set()
-        if there and not self._is_closed(self.directory, 0o700):
+        if there and not (self._is_closed(self.directory, 0o700) and self._is_reached()):
             return sorted(wanted | there)
         return sorted((wanted ^ there) | {name for name in wanted & there if not self._is_right(name)})
 
@@ -56,6 +56,7 @@ class SecretFiles:
         if not self.values:
             disk.remove(self.directory)
             return
+        disk.open_way(self.directory)
         disk.make_directory(self.directory, 0o700, self.owner)
         for name, text in {GENERATION: generation, **self.values}.items():
             disk.write(self.directory / name, text, 0o400, self.owner)
@@ -66,6 +67,10 @@ class SecretFiles:
     def _is_right(self, name: str) -> bool:
         path = self.directory / name
         return self._is_closed(path, 0o400) and (name == GENERATION or path.read_bytes() == self.values[name].encode())
+
+    def _is_reached(self) -> bool:
+        """Whether its owner gets to the directory."""
+        return all(disk.is_as(above, disk.DIRECTORY_MODE) for above in disk.way(self.directory))
 
     def _is_closed(self, path: Path, mode: int) -> bool:
         found = path.stat()

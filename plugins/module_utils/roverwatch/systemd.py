@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 # systemd answers in milliseconds; a manager that takes this long is stuck and must not take the caller along.
 COMMAND_TIMEOUT_SECONDS = 10
+
+# The message "Scheduled restart job" (SD_MESSAGE_UNIT_RESTART_SCHEDULED in sd-messages.h).
+RESTART_SCHEDULED = "5eb03494b6584870a536b337290809b3"
 
 UNIT_SUFFIXES = (
     ".service",
@@ -63,6 +67,23 @@ def parse_show(output: str) -> list[dict[str, str]]:
         pairs = (line.partition("=") for line in block.splitlines())
         blocks.append({key: value for key, sign, value in pairs if sign})
     return blocks
+
+
+def age(shown: Mapping[str, str]) -> float:
+    """Seconds since a unit's main process was started, from its ExecMainStartTimestampMonotonic."""
+    return time.clock_gettime(time.CLOCK_MONOTONIC) - int(shown["ExecMainStartTimestampMonotonic"]) / 1e6
+
+
+def restarts_in_journal(unit: str, seconds: float) -> int:
+    """How often systemd has started a unit again by itself in the last seconds, as far as the journal knows.
+
+    What somebody asked for (a deployment, `systemctl restart`) is none of these.
+    """
+    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--since=-{seconds:.0f}s"]
+    try:
+        return len(_run([*command, f"MESSAGE_ID={RESTART_SCHEDULED}", f"UNIT={full_name(unit)}"]).splitlines())
+    except SystemdError:
+        return 0
 
 
 def journal_tail(unit: str, lines: int = 20) -> list[str]:

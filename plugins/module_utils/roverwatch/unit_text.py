@@ -73,6 +73,15 @@ SystemCallFilter=adjtimex clock_adjtime
 """
 
 
+# Who measures file systems reads in /proc/1/mountinfo which there are outside of the sandbox, and asks for the size of
+# each at its path: so nothing may be mounted over one. All of them are read-only all the same.
+_SEES_MOUNTS = """\
+ProtectHome=read-only
+ProtectProc=default
+PrivateTmp=no
+"""
+
+
 def binary(wanted: Mapping[str, Any], command: Sequence[str]) -> str:
     """The unit of a binary, with its command line. `wanted` are the options of the module binary_service, `memory_max`
     in bytes.
@@ -99,6 +108,8 @@ def binary(wanted: Mapping[str, Any], command: Sequence[str]) -> str:
             "" if wanted["egress"] else _allowed(wanted["allow_from"]),
             "RestrictAddressFamilies={}\n".format(" ".join(wanted["address_families"])),
             SANDBOX,
+            # Of a setting that stands twice, the last one holds.
+            _SEES_MOUNTS if wanted["sees_mounts"] else "",
             PROTECT_CLOCK if wanted["protect_clock"] else _READS_CLOCK,
             "UMask=0027\n",
             _INSTALL,

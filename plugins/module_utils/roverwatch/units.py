@@ -135,8 +135,13 @@ def _variable(environ: bytes, name: str) -> Optional[str]:
 
 
 def differing(files: Sequence[File]) -> List[File]:
-    """Those that are not on the disk as they should be."""
-    return [file for file in files if current(file) != {"content": file.content, "mode": file.mode}]
+    """Those that are not on the disk as they should be, where those who read them get to them."""
+    return [file for file in files if not _is_right(file)]
+
+
+def _is_right(file: File) -> bool:
+    there = current(file)
+    return there is not None and there["content"] == file.content and disk.is_open(file.path, file.mode)
 
 
 def current(file: File) -> Optional[Dict[str, Any]]:
