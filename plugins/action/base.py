@@ -181,6 +181,8 @@ class ActionModule(ActionBase):
             self._fleet_secret(variables)
         if values.get("vmauth_tls_cert") or values.get("vmauth_tls_key"):
             self._gateway_certificate(values)
+        elif "vmauth" in roles:
+            self._authority(Path(values.get("vmauth_pki_dir", "")) / "ca.pem", variables)
 
     def _make(self, files: MachineFiles, found: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Make what the look has found to differ, in one more round trip for the user and one for the rest."""
@@ -302,6 +304,20 @@ class ActionModule(ActionBase):
             self.problems.append(f"fleet_secret cannot be computed: {error}")
         else:
             self.problems += requirements.fleet_secret(secret)
+
+    def _authority(self, ours: Path, variables: Mapping[str, Any]) -> None:
+        """Whether robots trust the authority that signs this hub's certificate. Robots of an inventory in another
+        directory look beside that one.
+        """
+        known = {name: variables["hostvars"].raw_get(name) for name in variables["groups"].get("robots", [])}
+        for robot in {robot["inventory_dir"]: name for name, robot in known.items()}.values():
+            templar: Any = self._templar.copy_with_new_env(available_variables=known[robot])
+            path = templar.template(known[robot].get("vmagent_hub_ca", DEFAULTS["vmagent"]["vmagent_hub_ca"]))
+            theirs = Path(self._loader.path_dwim(path)) if path else None
+            if theirs is None or theirs.resolve() == ours.resolve():
+                continue
+            if not ours.exists() or not theirs.exists() or ours.read_text().strip() not in theirs.read_text():
+                self.problems.append(requirements.other_authority(str(ours), robot, str(theirs)))
 
     def _gateway_certificate(self, values: Mapping[str, Any]) -> None:
         """Of the operator's own; one that the role makes is right by construction."""

@@ -30,7 +30,12 @@ class Run:
         self.output = ""
 
     def __call__(
-        self, roles: list[str], variables: dict[str, Any], *arguments: str, store: Path | None = None
+        self,
+        roles: list[str],
+        variables: dict[str, Any],
+        *arguments: str,
+        store: Path | None = None,
+        inventory: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         result = self.directory / "result.json"
         options = {**self.options(store), "roles": roles}
@@ -41,9 +46,9 @@ class Run:
         ]
         play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
         (self.directory / "play.yml").write_text(yaml.safe_dump([play]))
-        assert self._run(self.directory / "play.yml", {"all": {"hosts": {"robot-1": variables}}}, *arguments) == 0, (
-            self.output
-        )
+        hosts = {"hosts": {"robot-1": {}}} if inventory is None else {"children": inventory}
+        inventory = {"all": {**hosts, "vars": variables}}
+        assert self._run(self.directory / "play.yml", inventory, *arguments) == 0, self.output
         found: dict[str, Any] = json.loads(result.read_text())
         return found
 
@@ -144,6 +149,30 @@ def test_authorities_that_are_not_there_yet(run: Run, robot: dict[str, Any], tmp
     found = run(["vmagent"], gone, "--check")
     assert lines(found, "vmagent_hub_ca") == lines(found, "hub-1") == []
     assert "[WARNING]: robot-1: vmagent_hub_ca" in run.output
+
+
+def test_inventories_in_two_directories_have_one_authority(run: Run, tmp_path: Path) -> None:
+    """Each would have its own beside it."""
+    for group, host in (("hubs", "hub-1"), ("robots", "robot-1")):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "hosts.yml").write_text(yaml.safe_dump({group: {"hosts": {host: {}}}}))
+
+    def found(**variables: str) -> list[str]:
+        robots = ["-i", str(tmp_path / "robots" / "hosts.yml")]
+        hubs = {"hubs": {"hosts": {"hub-1": {}}}}
+        result = run(["vmauth"], {"fleet_secret": SECRET, **variables}, *robots, "--limit", "hub-1", inventory=hubs)
+        return lines(result, "pki_dir")
+
+    (problem,) = found()
+    assert f"{tmp_path}/pki/ca.pem, and robot-1 looks for one in {tmp_path}/robots/pki/ca.pem" in problem
+    assert found(pki_dir=str(tmp_path)) == []
+    # A copy is as good, as long as it is one.
+    for name in ("pki", "robots/pki"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ca.pem").write_bytes(CA.pem)
+    assert found() == []
+    (tmp_path / "robots/pki/ca.pem").write_bytes(tls.authority().pem)
+    assert len(found()) == 1
 
 
 RULES = [

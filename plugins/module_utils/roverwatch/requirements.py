@@ -343,3 +343,11 @@ def owned(role: str, roles: Iterable[str], names: Iterable[str]) -> List[str]:
     """The variables that belong to a role: they start with its name, and with no longer name of another role."""
     longer = tuple(other + "_" for other in roles if other.startswith(role + "_"))
     return [name for name in names if name.startswith(role + "_") and not name.startswith(longer or ("\0",))]
+
+
+def other_authority(ours: str, robot: str, theirs: str) -> str:
+    """A hub whose certificate robots would refuse."""
+    return (
+        "its certificate is of the authority in {}, and {} looks for one in {} (vmagent_hub_ca), so robots would refuse "
+        "this hub: set pki_dir to one directory for robots and hubs".format(ours, robot, theirs)
+    )
