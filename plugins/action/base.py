@@ -26,6 +26,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
     names,
     ownership,
     ports,
+    report,
     requirements,
 )
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import to_bytes
@@ -136,7 +137,7 @@ class ActionModule(ActionBase):
 
         found: dict[str, Any] = self._execute_module(MODULE, module_args=asked, task_vars=task_vars)
         if found.get("failed") or found.get("unreachable"):
-            return found
+            return found | ({"msg": f"{host}: {report.message(found)}"} if "module_stderr" in found else {})
         machine = found["machine"]
 
         self._hubs(values, found["hubs"])

@@ -223,6 +223,22 @@ def test_module_that_failed() -> None:
     assert whats(verdict) == [("robot-1", "host", "cannot be checked: no systemd")]
 
 
+@pytest.mark.parametrize(
+    ("stderr", "told"),
+    [
+        (
+            "Warning\nsudo: sorry, you must have a tty to run sudo\n",
+            "sudo wants a terminal (Defaults requiretty): take",
+        ),
+        ("/bin/sh: 1: /usr/bin/python3: not found", "/bin/sh: 1: /usr/bin/python3: not found (No start of json char)"),
+        ("", "No start of json char"),
+    ],
+)
+def test_a_module_that_was_not_let_do_anything(stderr: str, told: str) -> None:
+    result = {"failed": True, "module_stderr": stderr, "msg": "Task failed: No start of json char"}
+    assert report.message(result).startswith(told)
+
+
 def test_host_without_a_result() -> None:
     verdict = report.build([report.Machine("robot-1", True, None)], 60)
     assert whats(verdict) == [("robot-1", "host", "was not checked")]

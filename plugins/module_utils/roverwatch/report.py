@@ -209,9 +209,21 @@ def _own_problems(machine: Machine) -> list[Problem]:
     return problems
 
 
+# What a module ends with that was not let do anything, and what it needs.
+UNSPOKEN = {
+    "must have a tty": "sudo wants a terminal (Defaults requiretty): take that out of its sudoers, or set"
+    " ansible_pipelining: false for this host",
+}
+
+
 def message(result: Mapping[str, Any]) -> str:
     """Why there are no figures, without what Ansible says of every failure."""
-    return str(result.get("msg", "")).removeprefix("Task failed: ").removeprefix("Module failed: ")
+    said = str(result.get("msg", "")).removeprefix("Task failed: ").removeprefix("Module failed: ")
+    # There only where the module did not get to say anything.
+    spoken = str(result.get("module_stderr") or "").strip().splitlines()
+    if not spoken:
+        return said
+    return next((remedy for words, remedy in UNSPOKEN.items() if words in spoken[-1]), f"{spoken[-1]} ({said})")
 
 
 def _hubs(machines: Iterable[Machine]) -> list[tuple[str, Mapping[str, float]]]:

@@ -348,6 +348,6 @@ def owned(role: str, roles: Iterable[str], names: Iterable[str]) -> List[str]:
 def other_authority(ours: str, robot: str, theirs: str) -> str:
     """A hub whose certificate robots would refuse."""
     return (
-        "its certificate is of the authority in {}, and {} looks for one in {} (vmagent_hub_ca), so robots would refuse "
-        "this hub: set pki_dir to one directory for robots and hubs".format(ours, robot, theirs)
+        "its certificate is of the authority in {}, and {} looks for one in {} (vmagent_hub_ca), so robots would "
+        "refuse this hub: set pki_dir to one directory for robots and hubs".format(ours, robot, theirs)
     )
