@@ -124,10 +124,12 @@ FLEET = Dashboard(
                     labels=("alertname", "severity", "robot", "hub", "about"),
                     may_be_empty="no alert fires",
                     queries=(
+                        # An alert about a robot has both labels: whose hub says so is no part of its name.
                         Query(
-                            'label_join(ALERTS{alertstate="firing"}, "about", " ", "job", "name", "source",'
-                            ' "mountpoint", "reason", "integration", "group")',
-                            "{{alertname}} {{robot}}{{hub}} {{about}}",
+                            'label_replace(label_replace(label_join(ALERTS{alertstate="firing"}, "about", " ", "job",'
+                            ' "name", "source", "mountpoint", "reason", "integration", "group"), "who", "$1", "hub",'
+                            ' "(.+)"), "who", "$1", "robot", "(.+)")',
+                            "{{alertname}} {{who}} {{about}}",
                         ),
                     ),
                 ),
@@ -343,13 +345,17 @@ FLEET = Dashboard(
                 ),
                 Panel(
                     title="History on the hub's disk",
-                    description="Size of the fleet's history, and what is free on the disk that it is on.",
+                    description="Size of the fleet's history.",
                     unit="bytes",
-                    width=4,
-                    queries=(
-                        Query(f'sum by (hub) (vm_data_size_bytes{{hub!="",{_ON_DISK}}})', "{{hub}} history"),
-                        Query('min by (hub) (vm_free_disk_space_bytes{hub!=""})', "{{hub}} free"),
-                    ),
+                    width=2,
+                    queries=(Query(f'sum by (hub) (vm_data_size_bytes{{hub!="",{_ON_DISK}}})', "{{hub}}"),),
+                ),
+                Panel(
+                    title="Free for the history",
+                    description="What is left on the disk that the fleet's history is on.",
+                    unit="bytes",
+                    width=2,
+                    queries=(Query('min by (hub) (vm_free_disk_space_bytes{hub!=""})', "{{hub}}"),),
                 ),
                 Panel(
                     title="Active series",
@@ -843,13 +849,17 @@ ROBOT = Dashboard(
                 ),
                 Panel(
                     title="History on the robot",
-                    description="Size of the robot's own history, and what is free on the disk that it is on.",
+                    description="Size of the robot's own history.",
                     unit="bytes",
-                    width=4,
-                    queries=(
-                        Query(f'sum(vm_data_size_bytes{{robot="$robot",{_ON_DISK}}})', "history"),
-                        Query('min(vm_free_disk_space_bytes{robot="$robot"})', "free"),
-                    ),
+                    width=2,
+                    queries=(Query(f'sum(vm_data_size_bytes{{robot="$robot",{_ON_DISK}}})', "history"),),
+                ),
+                Panel(
+                    title="Free for the history",
+                    description="What is left on the disk that the robot's own history is on.",
+                    unit="bytes",
+                    width=2,
+                    queries=(Query('min(vm_free_disk_space_bytes{robot="$robot"})', "free"),),
                 ),
             ),
         ),

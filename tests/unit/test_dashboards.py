@@ -129,6 +129,8 @@ def of_the_hub() -> Iterator[tuple[dict[str, str], Value]]:
     def one(metric: str, value: Value, **labels: str) -> tuple[dict[str, str], Value]:
         return {"__name__": metric, "hub": "hub-1", **labels}, value
 
+    yield one("ALERTS", 1, alertname="RobotGone", alertstate="firing", robot="robot-2")
+    yield one("ALERTS", 1, alertname="RulesFailing", alertstate="firing", group="fleet")
     for job in ("victoriametrics", "vmauth", "vmalert", "alertmanager", "node-exporter"):
         yield one("up", 1, job=job)
         yield one("process_resident_memory_bytes", 5e7, job=job)
@@ -355,6 +357,11 @@ def test_a_robot_that_stays_away_is_told_of(hub: str, period: Period) -> None:
     assert ages["robot-1"] < (GONE_MINUTES - 1) * 60
 
 
+def test_an_alert_names_whom_it_is_about(hub: str, period: Period) -> None:
+    names = {" ".join(name.split()) for name in newest(hub, period, FLEET, "Firing alerts")}
+    assert names == {"RobotGone robot-2", "RulesFailing hub-1 fleet"}
+
+
 def test_memory_is_held_against_budget_and_caps(hub: str, period: Period) -> None:
     assert newest(hub, period, FLEET, "Slice against budget")["robot-1"] == pytest.approx(0.3)
     nearest = newest(hub, period, FLEET, "Services nearest to their cap")
@@ -380,7 +387,7 @@ def test_destinations_are_called_by_number_and_host(hub: str, period: Period) ->
 
 
 def test_the_size_of_a_history_is_that_on_the_disk(hub: str, period: Period) -> None:
-    assert newest(hub, period, FLEET, "History on the hub's disk")["hub-1 history"] == 3e8
+    assert newest(hub, period, FLEET, "History on the hub's disk")["hub-1"] == 3e8
     assert newest(hub, period, ROBOT, "History on the robot", "robot-1")["history"] == 3e6
 
 
