@@ -121,6 +121,13 @@ def _parse_rule(
     if protocol not in PROTOCOLS:
         problems.append("protocol {!r} is none of {}".format(protocol, ", ".join(PROTOCOLS)))
     ports = _ports(entry.get("ports"), services, problems)
+    if groups and set(groups) <= set(SERVICES):  # a machine of another group may be in these as well
+        there = {service for group in groups for service in SERVICES[group]}
+        problems += [
+            "no machine in {} runs {}: name the group that does, or the port".format(" and ".join(groups), item)
+            for item in entry.get("ports") or ()
+            if isinstance(item, str) and item in _SERVICES - there
+        ]
     public = entry.get("public", False)
     if not isinstance(public, bool):
         problems.append("public is {!r}: write true or false".format(public))
