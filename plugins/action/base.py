@@ -271,6 +271,8 @@ class ActionModule(ActionBase):
         self.problems += names.inventory_name(host)
         self.problems += names.inventory_names(values.get("vmauth_robots", []))
         self.problems += names.inventory_names(hub["name"] for hub in values.get("vmagent_hubs", []) if hub.get("name"))
+        for reader in values.get("vmauth_readers", []):
+            self.problems += names.user("vmauth_readers", reader)
         for name in ("vmagent_labels", "victoriametrics_scrape_labels"):
             self.problems += names.labels(name, values.get(name, {}))
         for robot in values.get("vmalert_robots", []):

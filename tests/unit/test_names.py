@@ -24,6 +24,12 @@ def test_a_name_that_cannot(name: object) -> None:
     assert "ansible_host" in problem
 
 
+def test_who_logs_in_at_the_gateway() -> None:
+    assert names.user("vmauth_readers", "operator") == []
+    (problem,) = names.user("vmauth_readers", "grafana:main")  # basic auth ends the name there
+    assert problem.startswith("vmauth_readers: 'grafana:main' cannot be a user")
+
+
 def test_a_name_that_is_too_long() -> None:
     (problem,) = names.inventory_name("x" * 65)
     assert "65 characters" in problem

@@ -12,6 +12,7 @@ from ansible_collections.roverwatch.fleet.plugins.filter.versions import version
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts, role_options
 
 VARIABLES = {"vmagent_port": 8429, "vmagent_memory_max": trust_as_template("{{ cap }}"), "cap": "48M", "other_port": 1}
+VARIABLES |= {"inventory_hostname": "robot-1"}
 HUB = {"name": "hub-1", "url": "https://hub-1:8427"}
 
 

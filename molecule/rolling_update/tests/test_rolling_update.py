@@ -274,7 +274,8 @@ def test_a_bad_release_stops_after_the_canary_which_is_back_with_its_data(releas
     before = (versions("robot-1"), release("robot-1"), running("robot-1"))
     let_in, tried = rules("robot-1"), rules_tried("robot-1")
     start = time.time() - 60
-    rolled = roll(name, release_args[name], firewall_rules=[*RULES, {**RULES[0], "name": "new", "groups": ["robots"]}])
+    new = {**RULES[0], "name": "new", "groups": ["robots"], "ports": [8427]}
+    rolled = roll(name, release_args[name], firewall_rules=[*RULES, new])
     assert rolled.outcome == "stopped"
     assert reason in rolled.result["reason"]
     assert rolled.phases("robot-1")[-1] == "rolled_back"

@@ -121,6 +121,13 @@ def _parse_rule(
     if protocol not in PROTOCOLS:
         problems.append("protocol {!r} is none of {}".format(protocol, ", ".join(PROTOCOLS)))
     ports = _ports(entry.get("ports"), services, problems)
+    if groups and set(groups) <= set(SERVICES):  # a machine of another group may be in these as well
+        elsewhere = sorted(_SERVICES.difference(*(SERVICES[group] for group in groups)))
+        problems += [
+            "no machine in {} runs {}: name the group that does, or the port".format(" and ".join(groups), service)
+            for service in elsewhere
+            if isinstance(entry.get("ports"), (list, tuple)) and service in entry["ports"]
+        ]
     public = entry.get("public", False)
     if not isinstance(public, bool):
         problems.append("public is {!r}: write true or false".format(public))

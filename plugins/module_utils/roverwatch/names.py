@@ -34,6 +34,17 @@ def inventory_names(names: Iterable[object]) -> List[str]:
     return [problem for name in names for problem in inventory_name(name)]
 
 
+def user(variable: str, name: object) -> List[str]:
+    """Whether somebody can log in at the gateway under this name."""
+    if isinstance(name, str) and NAME.fullmatch(name) and len(name) <= NAME_CHARACTERS:
+        return []
+    return [
+        "{}: {!r} cannot be a user: use 1 to {} of A-Z, a-z, 0-9, ., _ and -, a letter or digit first".format(
+            variable, name, NAME_CHARACTERS
+        )
+    ]
+
+
 def labels(variable: str, values: Mapping[Any, Any]) -> List[str]:
     """Whether labels are what somebody wrote. Lists and mappings are left to the program that reads them."""
     problems = []
