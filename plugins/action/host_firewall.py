@@ -100,7 +100,7 @@ class ActionModule(ActionBase):
             if not found.get("failed") and not found.get("unreachable"):
                 found = self._execute_module(MODULE, module_args=asked, task_vars=task_vars)
         if found.get("missing"):
-            return {"failed": True, "msg": "nftables is installed, and nft is not on the PATH"}
+            return {"failed": True, "msg": "nftables is installed, and nft is not on the PATH: it is /usr/sbin/nft"}
         return found
 
     def _confirm(self, host: str, seconds: int) -> dict[str, Any]:

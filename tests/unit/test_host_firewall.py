@@ -405,7 +405,7 @@ def test_a_machine_without_the_package_gets_it_first(controller):
 
 def test_a_machine_that_cannot_have_the_package(controller):
     controller.missing = controller.still_missing = True
-    assert controller.ran()["msg"] == "robot-1: nftables is installed, and nft is not on the PATH"
+    assert controller.ran()["msg"] == "robot-1: nftables is installed, and nft is not on the PATH: it is /usr/sbin/nft"
     controller.apt = {"failed": True, "msg": "No package matching"}
     controller.asked = []
     controller.missing = True

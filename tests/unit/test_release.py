@@ -429,6 +429,26 @@ def test_a_robot_that_is_back_but_not_ready_has_failed_and_can_try_again(robot, 
     assert robot.status()["state"] == "rolled_back"
 
 
+def test_what_another_program_answers_is_not_ready(robot, ready):
+    robot.update("R1", "2.0", "bbbb")
+    for unit, inode in (("roverwatch-vmagent", 7), ("roverwatch-sensor", 7), ("stranger", 8)):
+        pid = robot.pid(unit) if unit != "stranger" else "4711"
+        robot.write(f"proc/{pid}/cgroup", f"0::/{unit}\n")
+        (robot.root / f"proc/{pid}/fd").mkdir()
+        (robot.root / f"proc/{pid}/fd/3").symlink_to(f"socket:[{inode}]")
+    services = robot.module.services_in(robot.module.scan(robot.root))
+
+    def unhealthy(inode: int) -> dict[str, str]:
+        port = int(robot.ready_url.rpartition(":")[2].partition("/")[0])
+        robot.write("proc/net/tcp", f"head\n 0: 0100007F:{port:04X} 0:0 0A 0 0 0 0 0 {inode}\n")
+        found: dict[str, str] = robot.release.services.unhealthy(services)
+        return found
+
+    assert unhealthy(7) == {}
+    taken = f"is not what answers at {robot.ready_url}: another program has its port"
+    assert unhealthy(8) == {"roverwatch-vmagent": taken, "roverwatch-sensor": taken}
+
+
 def test_a_part_that_fails_does_not_keep_the_rest_from_coming_back(robot):
     before = robot.tree()
     robot.update("R1", "2.0", "bbbb")

@@ -57,18 +57,18 @@ def test_whatever_umask_a_login_has_everybody_can_read_what_is_no_secret(host):
 
 
 def test_node_exporter_sees_each_mount_of_the_machine_and_none_that_it_has_not(host):
-    """Below /home and /tmp as well, and what is mounted after its start."""
-    late = {"/home/rover/bags": 64 << 20, "/tmp/late": 16 << 20}
-    for place, size in late.items():
-        host.check_output(f"mkdir -p {place} && mount -t tmpfs -o size={size} tmpfs {place}")
+    """Below /home and /tmp as well, and what is mounted after its start; what it cannot measure, it says."""
+    late, closed = {"/home/data/bags": 64 << 20, "/tmp/late": 16 << 20}, "/home/closed/bags"
+    host.check_output("install -d -m 0755 /home/data && install -d -m 0700 /home/closed")
+    for place, size in {**late, closed: 1 << 20}.items():
+        host.check_output(f"install -d -m 0755 {place} && mount -t tmpfs -o size={size} tmpfs {place}")
     try:
         said = fleet.metrics(host.backend.get_hostname(), 9100)
         there = json.loads(host.check_output("findmnt --json --bytes --list --output TARGET,SIZE,FSTYPE"))[
             "filesystems"
         ]
     finally:
-        for place in late:
-            host.check_output(f"umount {place}")
+        host.check_output(f"umount {closed} {' '.join(late)} && rm -r /home/data /home/closed /tmp/late")
     found = {
         (name.partition("{")[0], re.search('mountpoint="(.*?)"', name)[1]): value
         for name, value in said.items()
@@ -77,6 +77,8 @@ def test_node_exporter_sees_each_mount_of_the_machine_and_none_that_it_has_not(h
     sizes = {place: value for (name, place), value in found.items() if name == "node_filesystem_size_bytes"}
     assert {place: sizes.get(place) for place in late} == late
     assert {place: found["node_filesystem_readonly", place] for place in late} == dict.fromkeys(late, 0)
+    errors = {place for (name, place), value in found.items() if name == "node_filesystem_device_error" and value}
+    assert errors == {closed}
     machines = {mount["target"]: int(mount["size"]) for mount in there}
     assert {place: machines.get(place) for place in sizes} == sizes
     # Every file system of a kind that is on disks; those of engines come and go.

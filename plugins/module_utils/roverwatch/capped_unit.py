@@ -163,7 +163,7 @@ class CappedUnit:
         except KeyError:
             if self.check_mode:
                 return NOBODY_YET  # the role `base` makes the user, which check mode does not
-            raise Refused("there is no user {} to own the secrets".format(user)) from None
+            raise Refused("there is no user {} to own the secrets: the role base makes it".format(user)) from None
 
     def _accepts(self, command: List[str], file: units.File) -> None:
         if self.check_mode and not (shutil.which(command[0]) and self._installed()):
@@ -268,10 +268,18 @@ class CappedUnit:
         cid = Path(self.service["cid_file"]).read_text().strip()
         inspected = _run([self.service["engine"], "inspect", "--format", "{{.Image}}", cid])
         if inspected.returncode != 0:
-            raise Refused("the container {} cannot be inspected: {}".format(cid, inspected.stderr.strip()))
+            raise Refused(
+                "the container {} cannot be inspected: {}. systemctl restart {} makes it anew".format(
+                    cid, inspected.stderr.strip(), self.name
+                )
+            )
         wanted, found = self.service["image_id"], "sha256:" + inspected.stdout.strip().removeprefix("sha256:")
         if found != wanted:
-            raise Refused("{} answers, but runs {} instead of {}".format(self.name, found, wanted))
+            raise Refused(
+                "{0} answers, but runs {1} instead of {2}: systemctl restart {0}, then run this again".format(
+                    self.name, found, wanted
+                )
+            )
 
 
 class _Proof:

@@ -73,7 +73,7 @@ def check(engine: str, reference: str) -> None:
     if process.returncode != 0:
         last = said.splitlines()[-1] if said else "exited with {}".format(process.returncode)
         if "no space left" in said:
-            raise EngineError("{}: {}".format(" ".join(command), last))
+            raise EngineError("{}: {}. Make room where it keeps images and in /var/tmp".format(" ".join(command), last))
         raise Damaged(last)
     if problem:
         raise Damaged(problem)
@@ -151,4 +151,6 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
-        raise EngineError("{}: no end after {} s".format(" ".join(command), TIMEOUT_SECONDS)) from error
+        raise EngineError(
+            "{}: no end after {} s; ps and dmesg there say what it waits for".format(" ".join(command), TIMEOUT_SECONDS)
+        ) from error

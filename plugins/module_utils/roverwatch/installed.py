@@ -180,7 +180,8 @@ def _install(entry: Mapping[str, str], container_engine: Optional[str], staged: 
 def _load_image(entry: Mapping[str, str], container_engine: Optional[str], staged: Path) -> None:
     if container_engine is None or not engine.is_there(container_engine):
         raise ArtifactError(
-            "{} is an image, and there is no {} on this machine".format(entry["name"], container_engine or "engine")
+            "{} is an image, and there is no {} on this machine: the role container_engine installs it "
+            "(container_engine_name)".format(entry["name"], container_engine or "engine")
         )
     # Unpacked here: podman 4.3 on Debian 12 does not know a compressed archive from a broken one. It lies beside the
     # staged file, in the directory that Ansible removes.
@@ -195,7 +196,8 @@ def _load_image(entry: Mapping[str, str], container_engine: Optional[str], stage
     found = engine.image_id(container_engine, reference)
     if found != wanted:
         raise ArtifactError(
-            "{} loaded {} as {}, but the manifest says {}".format(container_engine, reference, found, wanted)
+            "{} loaded {} as {}, but the manifest says {}. Build it again: ansible-playbook playbooks/artifacts.yml, "
+            "then deploy".format(container_engine, reference, found, wanted)
         )
 
 

@@ -70,7 +70,7 @@ def ask(url: str, parameters: Mapping[str, object], read: Callable[[Stream], T])
     try:
         return patiently(attempt)
     except Again as error:
-        raise DatabaseError(f"{url} does not answer: {error}") from error
+        raise DatabaseError(f"{url} does not answer: {error}. There: systemctl status {UNIT}") from error
 
 
 def ask_json(url: str, parameters: Mapping[str, object]) -> Any:

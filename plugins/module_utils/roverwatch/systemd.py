@@ -106,7 +106,7 @@ def _run(command: list[str]) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SystemdError(f"{command[0]}: {error}") from error
+        raise SystemdError(f"{command[0]}: {error}: is systemd PID 1 there, and does it answer?") from error
     if done.returncode != 0:
         raise SystemdError(f"{command[0]} exited with {done.returncode}: {done.stderr.strip()}")
     return done.stdout
