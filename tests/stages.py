@@ -27,9 +27,11 @@ LANES = {
     # Each makes its own machines, and waits: for bakes, deadlines, outages. The first measures how long services do not
     # answer, so this lane goes before the others.
     "own": Lane(("rolling_update", "dead_zone")),
-    # In this order on the same machines: bare, provisioned, with rules, bare again, with another engine. The last has
-    # its own, once these are gone.
-    "shared": Lane(("blank_check", "robot", "hub", "host_firewall", "decommission", "docker_engine", "power"), nice=3),
+    # In this order on the same machines: bare, provisioned, with rules, bare again, with another engine. The last
+    # have their own, once these are gone.
+    "shared": Lane(
+        ("blank_check", "robot", "hub", "host_firewall", "decommission", "docker_engine", "power", "lived_in"), nice=3
+    ),
     # What needs no machines takes what is left of the time.
     "idle": Lane(("lint", "unit"), nice=10),
 }
@@ -40,6 +42,7 @@ LABS = {
     "rolling_update": "rollout",
     "dead_zone": "outage",
     "power": "power",
+    "lived_in": "lived_in",
 }
 STAGES = tuple(stage for lane in LANES.values() for stage in lane.stages)
 
@@ -79,14 +82,17 @@ TOUCHES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("roles/vmauth/*", ("blank_check", "robot", "hub", "dead_zone", "decommission", "rolling_update", "power")),
     ("roles/vmalert/*", ("blank_check", "hub", "decommission", "power")),
     ("roles/alertmanager/*", ("blank_check", "hub", "decommission", "power")),
-    ("roles/host_firewall/*", ("blank_check", "robot", "host_firewall", "decommission", "rolling_update", "power")),
-    ("roles/release/*", ("blank_check", "robot", "decommission", "rolling_update", "power")),
+    (
+        "roles/host_firewall/*",
+        ("lived_in", "blank_check", "robot", "host_firewall", "decommission", "rolling_update", "power"),
+    ),
+    ("roles/release/*", ("lived_in", "blank_check", "robot", "decommission", "rolling_update", "power")),
     ("roles/rollout/*", ("rolling_update", "power")),
     ("playbooks/backfill.yml", ("dead_zone",)),
     ("playbooks/backup.yml", ("hub", "power")),
     ("playbooks/credentials.yml", ("hub",)),
     ("playbooks/dashboards.yml", ("hub",)),
-    ("playbooks/decommission.yml", ("decommission", "power")),
+    ("playbooks/decommission.yml", ("decommission", "lived_in", "power")),
     ("playbooks/firewall.yml", ("host_firewall",)),
     ("playbooks/load_test.yml", ("robot",)),
     ("playbooks/releases.yml", ("rolling_update",)),
