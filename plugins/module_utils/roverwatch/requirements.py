@@ -23,6 +23,9 @@ _DEVICE = re.compile(
     re.ASCII,
 )
 
+# So many machines are named in a line.
+FEW = 3
+
 # Of fleet_secret: every password at the hubs can be computed from it, so it must not be found by trying.
 SECRET_CHARACTERS = 32
 NEW_ONE = (
@@ -316,17 +319,21 @@ def same_machine(name: str, others: Sequence[str], by_address: bool) -> str:
     """A machine that the run knows by several names."""
     why = "the inventory has one address for them" if by_address else "different addresses lead to it"
     return "{} and {} are the same machine: {}. Correct ansible_host or ansible_port, or take a name out".format(
-        name, " and ".join(others), why
+        name, _named(others), why
     )
+
+
+def _named(machines: Sequence[str]) -> str:
+    """A few of them by name: a fleet may be made of one card."""
+    more = ["{} others".format(len(machines) - FEW)] if len(machines) > FEW else []
+    return " and ".join([*machines[:FEW], *more])
 
 
 def same_disk(others: Sequence[str]) -> str:
     """A machine whose disk is a copy of another one's."""
     return (
         "its /etc/machine-id is also that of {}, another machine: a copied card or image. Networks may give both one "
-        "address: rm /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup; reboot".format(
-            " and ".join(others)
-        )
+        "address: rm /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup; reboot".format(_named(others))
     )
 
 
