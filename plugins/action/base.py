@@ -123,6 +123,10 @@ class ActionModule(ActionBase):
             "listening": [{"port": place.port, "address": place.address} for place in places],
             "docker": values.get("container_engine_name") == "docker",
             "engine": values.get("sensor_service_engine"),
+            "programs": [
+                *([values["sensor_service_engine"]] if "sensor_service_engine" in values else []),
+                *(["nft"] if "host_firewall" in roles else []),
+            ],
             "devices": values.get("sensor_service_devices", []),
             "remote_tmp": self._connection._shell.get_option("remote_tmp"),
             "remote_user": getattr(self._play_context, "remote_user", None) or "",
@@ -275,7 +279,11 @@ class ActionModule(ActionBase):
         """Whether this is the machine that is meant: no other name of the run leads to it, nor led the last one."""
         folder = same_machine.of_run()
         self._hostvars: Any = variables["hostvars"]
-        twice = same_machine.with_one_address(host, variables["ansible_play_hosts_all"], self._reached, folder)
+        play = variables["ansible_play_hosts_all"]
+        if "ansible_limit" not in variables:  # all plays of the run, of which this may be the first
+            groups = variables["groups"]
+            play = {*play, *groups.get("robots", []), *groups.get("hubs", [])}
+        twice = same_machine.with_one_address(host, play, self._reached, folder)
         same, copies = same_machine.seen(host, found["identity"], folder)
         if twice or same:
             self.problems.append(requirements.same_machine(host, sorted({*twice, *same}), bool(twice)))

@@ -129,6 +129,11 @@ def test_an_artifact_that_is_there_needs_no_room(tmp_path: Path, monkeypatch: py
     assert [one["name"] for one in places.here("podman")] == ["tool"]
 
 
+@pytest.mark.parametrize(("programs", "due"), [([], False), (["sh"], False), (["sh", "no-such-engine"], True)])
+def test_where_a_package_goes_is_tried_only_if_one_is_due(programs: list[str], due: bool) -> None:
+    assert ("packages" in places.tried(None, programs, places.staging("/tmp", "root"))) == due
+
+
 def test_devices_that_are_not_there(tmp_path: Path) -> None:
     listed = ["/dev/null", "/dev/null:/dev/x:r", f"{tmp_path}/ttyUSB0", f"{tmp_path}/ttyUSB1:/dev/ttyUSB0"]
     assert places.missing_devices(listed) == listed[2:]
@@ -154,6 +159,7 @@ def place(path: str, device: int = 1, free: int = 100 * MIB, **different: Any) -
         ),
         ("/tmp", {"error": "No space left on device"}, ["cannot be written: No space", "Free some"]),
         ("/opt/roverwatch", {"noexec": True}, ["noexec", "remount,exec"]),
+        ("packages", {"error": "Read-only file system"}, ["packages of the container engine", "in the system's image"]),
         ("storage", {"no_inodes": True}, ["without a free inode", "df -i", "where the container engine keeps images"]),
     ],
 )

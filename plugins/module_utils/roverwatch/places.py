@@ -9,6 +9,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
@@ -19,6 +20,9 @@ PROGRAMS = ("/usr/local/sbin", "/opt/roverwatch")
 FILES = ("/etc/systemd/system", "/etc/roverwatch", "/var/lib/roverwatch", "/run/roverwatch", "/tmp")  # noqa: S108
 PODMAN_STORAGE, PODMAN_TEMPORARY = "/var/lib/containers/storage", "/var/tmp"  # noqa: S108
 DOCKER_ROOT = "/var/lib/docker"
+# Where packages put programs, and where those are looked for.
+INSTALLED = "/usr/bin"
+SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STORAGE_CONF = Path("/etc/containers/storage.conf")
 CONTAINERS_CONF = Path("/etc/containers/containers.conf")
 DOCKER_CONF = Path("/etc/docker/daemon.json")
@@ -63,11 +67,15 @@ def staging(remote_tmp: str, user: str) -> Dict[str, Any]:
     return {"path": path, "uid": account.pw_uid, "gid": account.pw_gid, "user": account.pw_name}
 
 
-def tried(engine: Optional[str], stage: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
-    """Every place by its use: a path, or `staging`, `storage`, `temporary`."""
+def tried(engine: Optional[str], programs: List[str], stage: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
+    """Every place by its use: a path, or `staging`, `storage`, `temporary`, and `packages` if the package of one of
+    these programs is yet to be installed.
+    """
     found = {path: _tried(path, runs=path in PROGRAMS) for path in (*PROGRAMS, *FILES)}
     for use, path in engine_places(engine).items() if engine else ():
         found[use] = _tried(path, runs=use == "storage")
+    if any(shutil.which(program, path=SEARCHED) is None for program in programs):
+        found["packages"] = _tried(INSTALLED)
     found["staging"] = {**_as_user(stage, lambda: _tried(stage["path"])), "user": stage["user"]}
     return found
 

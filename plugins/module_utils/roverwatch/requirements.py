@@ -223,6 +223,7 @@ def reached(name: str, url: str, kind: str, reason: str, authorities: str) -> st
 
 _USES = {
     "staging": "where what Ansible brings arrives",
+    "packages": "where the packages of the container engine and nftables are installed",
     "storage": "where the container engine keeps images",
     "temporary": "where the container engine puts an image together",
 }
@@ -261,6 +262,8 @@ def _writable(use: str, place: Mapping[str, Any]) -> str:
         return "Free some"
     if use == "staging":
         return "Make it writable for that user, or set ansible_remote_tmp to a directory that is"
+    if use == "packages":
+        return "Make it writable, or have podman (container_engine) and nftables in the system's image"
     return (
         "Make it writable. Where the system is read-only and updated as a whole, mount a directory of a disk that "
         "stays: mount --bind /var/roverwatch{0} {0}, and the same in /etc/fstab".format(place["path"])
