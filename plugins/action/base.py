@@ -146,6 +146,8 @@ class ActionModule(ActionBase):
         needs = self._needs(store, entries, found["artifacts"], reserve)
         needed = needs[TARGET]
         self.problems += requirements.written(found["places"], needs) + requirements.room(found["places"], needs)
+        if needs["storage"]:
+            self.problems += requirements.image_policy(found["image_policy"])
         if found["missing_devices"]:
             self.warnings.append(requirements.absent_devices(found["missing_devices"]))
         self.problems += requirements.machine(machine, needed, time.time(), args["clock_skew_max"])

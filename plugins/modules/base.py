@@ -253,6 +253,7 @@ def main() -> None:
         },
         hubs={url: asdict(fault) if fault else None for url, fault in hubs.items()},
         places=places.tried(module.params["engine"], module.params["programs"], stage),
+        image_policy=places.policy(module.params["engine"]),
         artifacts=places.here(module.params["engine"]),
         missing_devices=places.missing_devices(module.params["devices"]),
         strangers=ownership.strangers(ownership.USER, module.params["services"]),

@@ -29,7 +29,7 @@ NOTHING = {"directories": [], "files": {}, "reload": [], "enabled": []}
 IDENTITY = {"system": "boot pid:[1]", "machine_id": "1"}
 LOOKED = {
     "machine": MACHINE, "hubs": {}, "user": True, "held": [], "strangers": [], "deployed_as": "", "identity": IDENTITY,
-    "places": {}, "artifacts": [], "missing_devices": [], "differences": NOTHING,
+    "places": {}, "artifacts": [], "missing_devices": [], "image_policy": "", "differences": NOTHING,
 }  # fmt: skip
 PLACE = {"path": "/somewhere", "device": 1, "free": GIB, "no_inodes": False, "noexec": False, "error": ""}
 SLICE = "/etc/systemd/system/roverwatch.slice"

@@ -105,6 +105,40 @@ def test_an_engines_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert places.engine_places("docker")["storage"] == "/var/lib/docker", "Docker itself says what is wrong"
 
 
+ACCEPT = '[{"type": "insecureAcceptAnything"}]'
+REJECT = '[{"type": "reject"}]'
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        (f'{{"default": {ACCEPT}}}', ""),
+        (f'{{"default": {REJECT}}}', "reject"),
+        (f'{{"default": {REJECT}, "transports": {{"docker-archive": {{"": {ACCEPT}}}}}}}', ""),
+        (f'{{"default": {ACCEPT}, "transports": {{"docker-archive": {{"": [{{"type": "signedBy"}}]}}}}}}', "signedBy"),
+        (f'{{"default": {ACCEPT}, "transports": {{"docker": {{"": {REJECT}}}}}}}', ""),
+        ("", "it is no policy"),
+        ("[]", "it is no policy"),
+        (None, "it is not there"),
+    ],
+)
+def test_a_policy_that_lets_no_image_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str | None, says: str
+) -> None:
+    (tmp_path / "podman").touch(mode=0o755)
+    monkeypatch.setattr(places, "SEARCHED", str(tmp_path))
+    monkeypatch.setattr(places, "POLICY", tmp_path / "policy.json")
+    if policy is not None:
+        (tmp_path / "policy.json").write_text(policy)
+    assert places.policy("podman") == says
+    assert places.policy("docker") == places.policy(None) == ""
+    problems = requirements.image_policy(says)
+    assert len(problems) == bool(says)
+    assert all(f"policy.json: {says}. " in problem and ACCEPT in problem for problem in problems)
+    (tmp_path / "podman").unlink()
+    assert places.policy("podman") == "", "its package brings one"
+
+
 def test_an_artifact_that_is_there_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installed, "ROOT", tmp_path / "opt")
     monkeypatch.setattr(places, "engine_places", lambda engine: {"storage": str(tmp_path / engine), "temporary": "/"})

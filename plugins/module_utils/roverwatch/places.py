@@ -25,6 +25,7 @@ INSTALLED = "/usr/bin"
 SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STORAGE_CONF = Path("/etc/containers/storage.conf")
 CONTAINERS_CONF = Path("/etc/containers/containers.conf")
+POLICY = Path("/etc/containers/policy.json")
 DOCKER_CONF = Path("/etc/docker/daemon.json")
 
 
@@ -51,6 +52,21 @@ def _setting(path: Path, name: str) -> str:
     pattern = re.compile(r'^\s*{}\s*=\s*"(/[^"]*)"'.format(name), re.MULTILINE)
     found = pattern.search(path.read_text()) if path.exists() else None
     return found[1] if found else ""
+
+
+def policy(engine: Optional[str]) -> str:
+    """What podman's policy does with an image from an archive, other than accept it. Empty before it is installed."""
+    if engine != "podman" or shutil.which("podman", path=SEARCHED) is None:
+        return ""
+    try:
+        said = json.loads(POLICY.read_text())
+        requirements = said.get("transports", {}).get("docker-archive", {}).get("", said["default"])
+        types = {requirement["type"] for requirement in requirements}
+    except FileNotFoundError:
+        return "it is not there"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "it is no policy"
+    return ", ".join(sorted(types - {"insecureAcceptAnything"}))
 
 
 def staging(remote_tmp: str, user: str) -> Dict[str, Any]:
