@@ -61,6 +61,7 @@ def base(address: str) -> dict[str, Any]:
         "places": {},
         "artifacts": [],
         "missing_devices": [],
+        "image_policy": "",
     }
 
 

@@ -129,6 +129,10 @@ class ActionModule(ActionBase):
             "listening": [{"port": place.port, "address": place.address} for place in places],
             "docker": values.get("container_engine_name") == "docker",
             "engine": values.get("sensor_service_engine"),
+            "programs": [
+                *([values["sensor_service_engine"]] if "sensor_service_engine" in values else []),
+                *(["nft"] if "host_firewall" in roles else []),
+            ],
             "devices": values.get("sensor_service_devices", []),
             "remote_tmp": self._connection._shell.get_option("remote_tmp"),
             "remote_user": getattr(self._play_context, "remote_user", None) or "",
@@ -148,6 +152,8 @@ class ActionModule(ActionBase):
         needs = self._needs(store, entries, found["artifacts"], reserve)
         needed = needs[TARGET]
         self.problems += requirements.written(found["places"], needs) + requirements.room(found["places"], needs)
+        if needs["storage"]:
+            self.problems += requirements.image_policy(found["image_policy"])
         if found["missing_devices"]:
             self.warnings.append(requirements.absent_devices(found["missing_devices"]))
         self.problems += requirements.machine(machine, needed, time.time(), args["clock_skew_max"])
@@ -283,7 +289,11 @@ class ActionModule(ActionBase):
         """Whether this is the machine that is meant: no other name of the run leads to it, nor led the last one."""
         folder = same_machine.of_run()
         self._hostvars: Any = variables["hostvars"]
-        twice = same_machine.with_one_address(host, variables["ansible_play_hosts_all"], self._reached, folder)
+        play = variables["ansible_play_hosts_all"]
+        if "ansible_limit" not in variables:  # all plays of the run, of which this may be the first
+            groups = variables["groups"]
+            play = {*play, *groups.get("robots", []), *groups.get("hubs", [])}
+        twice = same_machine.with_one_address(host, play, self._reached, folder)
         same, copies = same_machine.seen(host, found["identity"], folder)
         if twice or same:
             self.problems.append(requirements.same_machine(host, sorted({*twice, *same}), bool(twice)))

@@ -27,6 +27,10 @@ machine:
   description: Whether Roverwatch was put onto this machine.
   type: bool
   returned: always
+deployed_as:
+  description: The name that the last run deployed the machine under; empty where none is known.
+  type: str
+  returned: always
 account:
   description: Whether the account C(roverwatch) is the one that it made.
   type: bool
@@ -42,6 +46,7 @@ def main() -> None:
     found = ownership.account(ownership.USER)
     module.exit_json(
         machine=ownership.machine_is_ours(ownership.USER),
+        deployed_as=(ownership.record() or {}).get("name", ""),
         account=found is not None and ownership.is_ours(found, ownership.USER),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -45,9 +45,9 @@ def _open(path: Path) -> Iterator[IO[str]]:
 
 
 def with_one_address(
-    name: str, names: Sequence[str], reached: Callable[[str], Mapping[str, Any]], folder: Path
+    name: str, names: Iterable[str], reached: Callable[[str], Mapping[str, Any]], folder: Path
 ) -> list[str]:
-    """Other names of the play that lead to where this one does. The first who asks reads the inventory for all.
+    """Others of these names that lead to where this one does. The first who asks reads the inventory for all.
 
     `reached` says of a name which of the variables REACHED_BY it has.
     """

@@ -29,8 +29,9 @@ NOTHING = {"directories": [], "files": {}, "reload": [], "enabled": []}
 IDENTITY = {"system": "boot pid:[1]", "machine_id": "1"}
 LOOKED = {
     "machine": MACHINE, "hubs": {}, "user": True, "held": [], "strangers": [], "deployed_as": "", "identity": IDENTITY,
-    "places": {}, "artifacts": [], "missing_devices": [], "differences": NOTHING,
+    "places": {}, "artifacts": [], "missing_devices": [], "image_policy": "", "differences": NOTHING,
 }  # fmt: skip
+PLACE = {"path": "/somewhere", "device": 1, "free": GIB, "no_inodes": False, "noexec": False, "error": ""}
 SLICE = "/etc/systemd/system/roverwatch.slice"
 
 
@@ -131,6 +132,48 @@ def test_nothing_is_made_where_something_is_wrong(controller: Controller, wrong:
     found = controller.ran({**looked, "machine": MACHINE | args.pop("machine", {})}, **args)
     assert (found["failed"], found["changed"], controller.calls) == (True, False, [LOOK])
     assert any(words in problem for problem in found["problems"]), found["problems"]
+
+
+def test_a_machine_that_the_last_run_called_otherwise(controller: Controller) -> None:
+    swapped = {**LOOKED, "deployed_as": "robot-7"}
+    (problem,) = controller.ran(swapped)["problems"]
+    assert "was deployed as robot-7, and the inventory calls it robot-1" in problem
+    assert "-e base_previous_name=robot-7" in problem
+    assert controller.ran(swapped, previous_name="robot-8")["problems"] == [problem]
+    for answer, args in ((swapped, {"previous_name": "robot-7"}), ({**LOOKED, "deployed_as": "robot-1"}, {})):
+        assert controller.ran(answer, **args)["problems"] == []
+    (record,) = [file for file in controller.asked[0][1]["wanted"]["files"] if file["path"].endswith("machine.json")]
+    assert record["sha256"] == hashlib.sha256(b'{"name": "robot-1"}\n').hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"strangers": ["the account roverwatch is not"]}, "the account roverwatch is not"),
+        ({"places": {"/opt/roverwatch": {**PLACE, "noexec": True}}}, "mounted noexec"),
+        ({"places": {"/tmp": {**PLACE, "error": "Read-only file system"}}}, "cannot be written"),
+    ],
+)
+def test_what_is_in_the_way_is_refused_before_anything_is_made(
+    controller: Controller, found: dict[str, Any], words: str
+) -> None:
+    ran = controller.ran({**LOOKED, "user": False, **found})
+    assert (ran["failed"], controller.calls) == (True, [LOOK])
+    assert words in ran["msg"]
+
+
+def test_a_device_that_is_not_there_is_a_warning(controller: Controller) -> None:
+    ran = controller.ran({**LOOKED, "missing_devices": ["/dev/ttyUSB0"]})
+    assert "failed" not in ran
+    assert ran["warnings"][0].startswith("robot-1: sensor_service_devices: /dev/ttyUSB0 is not there now")
+
+
+def test_a_copied_card_is_a_warning(controller: Controller) -> None:
+    controller.ran(LOOKED)
+    with (controller.store / "roverwatch-seen").open("a") as seen:
+        seen.write("another\t1\trobot-2\n")
+    (warning,) = controller.ran(LOOKED)["warnings"]
+    assert "is also that of robot-2, another machine" in warning
 
 
 def test_a_role_of_the_operators_own_in_the_same_play_is_their_business(controller: Controller) -> None:

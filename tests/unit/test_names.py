@@ -43,6 +43,7 @@ def test_a_name_that_is_too_long() -> None:
         ("site: 007", "site is 7, a number"),
         ("site: 1.10", "site is 1.1, a number"),
         ("site: 2026-11-28", "a date"),
+        ("site: [a]", "site is a list or a mapping"),
         ("site:", "site is nothing"),
         ('site: "a\\nb"', "no line ends"),
         ('site: " a"', "no blanks around"),

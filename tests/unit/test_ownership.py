@@ -202,6 +202,7 @@ def test_all_that_is_no_service_is_known() -> None:
 def test_a_decommissioning_looks_whose_it_is_first() -> None:
     plays = yaml.safe_load((ROOT / "playbooks/decommission.yml").read_text())
     for play in plays[2:]:
-        look, leave, *_ = play["tasks"]
+        look, leave, stop, *_ = play["tasks"]
         assert "roverwatch.fleet.ownership" in look
         assert leave["ansible.builtin.meta"] == "end_host"
+        assert "inventory_hostname" in stop["ansible.builtin.assert"]["that"]

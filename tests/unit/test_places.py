@@ -105,6 +105,40 @@ def test_an_engines_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert places.engine_places("docker")["storage"] == "/var/lib/docker", "Docker itself says what is wrong"
 
 
+ACCEPT = '[{"type": "insecureAcceptAnything"}]'
+REJECT = '[{"type": "reject"}]'
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        (f'{{"default": {ACCEPT}}}', ""),
+        (f'{{"default": {REJECT}}}', "reject"),
+        (f'{{"default": {REJECT}, "transports": {{"docker-archive": {{"": {ACCEPT}}}}}}}', ""),
+        (f'{{"default": {ACCEPT}, "transports": {{"docker-archive": {{"": [{{"type": "signedBy"}}]}}}}}}', "signedBy"),
+        (f'{{"default": {ACCEPT}, "transports": {{"docker": {{"": {REJECT}}}}}}}', ""),
+        ("", "it is no policy"),
+        ("[]", "it is no policy"),
+        (None, "it is not there"),
+    ],
+)
+def test_a_policy_that_lets_no_image_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str | None, says: str
+) -> None:
+    (tmp_path / "podman").touch(mode=0o755)
+    monkeypatch.setattr(places, "SEARCHED", str(tmp_path))
+    monkeypatch.setattr(places, "POLICY", tmp_path / "policy.json")
+    if policy is not None:
+        (tmp_path / "policy.json").write_text(policy)
+    assert places.policy("podman") == says
+    assert places.policy("docker") == places.policy(None) == ""
+    problems = requirements.image_policy(says)
+    assert len(problems) == bool(says)
+    assert all(f"policy.json: {says}. " in problem and ACCEPT in problem for problem in problems)
+    (tmp_path / "podman").unlink()
+    assert places.policy("podman") == "", "its package brings one"
+
+
 def test_an_artifact_that_is_there_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installed, "ROOT", tmp_path / "opt")
     monkeypatch.setattr(places, "engine_places", lambda engine: {"storage": str(tmp_path / engine), "temporary": "/"})
@@ -127,6 +161,11 @@ def test_an_artifact_that_is_there_needs_no_room(tmp_path: Path, monkeypatch: py
     assert names == {"podman": ["sensor", "tool"], "docker": ["old", "tool"], None: ["tool"]}
     (tmp_path / "podman" / "overlay-images" / "images.json").write_text("")
     assert [one["name"] for one in places.here("podman")] == ["tool"]
+
+
+@pytest.mark.parametrize(("programs", "due"), [([], False), (["sh"], False), (["sh", "no-such-engine"], True)])
+def test_where_a_package_goes_is_tried_only_if_one_is_due(programs: list[str], due: bool) -> None:
+    assert ("packages" in places.tried(None, programs, places.staging("/tmp", "root"))) == due
 
 
 def test_devices_that_are_not_there(tmp_path: Path) -> None:
@@ -154,6 +193,7 @@ def place(path: str, device: int = 1, free: int = 100 * MIB, **different: Any) -
         ),
         ("/tmp", {"error": "No space left on device"}, ["cannot be written: No space", "Free some"]),
         ("/opt/roverwatch", {"noexec": True}, ["noexec", "remount,exec"]),
+        ("packages", {"error": "Read-only file system"}, ["packages of the container engine", "in the system's image"]),
         ("storage", {"no_inodes": True}, ["without a free inode", "df -i", "where the container engine keeps images"]),
     ],
 )

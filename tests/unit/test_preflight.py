@@ -20,6 +20,8 @@ BIN = Path(sys.executable).parent
 SECRET = "correct horse battery staple 0123456789"
 
 CA = tls.authority()
+# By their group.
+MACHINES = {"robots": "robot-1", "hubs": "hub-1"}
 
 
 class Run:
@@ -71,11 +73,12 @@ class Run:
         )
         assert self._run(self.directory / "play.yml", {"all": {"hosts": hosts}}) != 0, self.output
 
-    def site(self, group: str, variables: dict[str, Any]) -> str:
-        """What site.yml says on a machine of a group, when it only looks."""
-        inventory = {"all": {"children": {"robots": {"hosts": {"robot-1": {}}}, "hubs": {"hosts": {"hub-1": {}}}}}}
-        inventory["all"]["vars"] = {**variables, "ansible_become": False}
-        self._run(ROOT / "playbooks" / "site.yml", inventory, "--tags", "preflight", "--limit", group)
+    def site(self, group: str, variables: dict[str, Any], own: dict[str, dict[str, Any]] | None = None) -> str:
+        """What site.yml says on a machine of a group, or of each, when it only looks; `own` are variables by group."""
+        hosts = {group: {"hosts": {name: (own or {}).get(group, {})}} for group, name in MACHINES.items()}
+        inventory: dict[str, Any] = {"all": {"children": hosts, "vars": {**variables, "ansible_become": False}}}
+        limit = ["--limit", group] if group else []
+        self._run(ROOT / "playbooks" / "site.yml", inventory, "--tags", "preflight", *limit)
         return self.output
 
     def _run(self, playbook: Path, inventory: dict[str, Any], *arguments: str) -> int:
@@ -284,6 +287,14 @@ def test_two_names_for_one_machine(run: Run, tmp_path: Path) -> None:
     assert "robot-1: robot-1 and robot-2" in said
     assert "are the same machine: the inventory has one address" in said
     assert "different addresses lead to it" in said, "whoever of the three came second or third"
+
+
+def test_a_hub_and_a_robot_with_one_address(run: Run) -> None:
+    """Before the play of the hubs changes anything, although the robots' is another one."""
+    address = {"ansible_host": "10.0.0.11"}
+    output = run.site("", {}, {"robots": address, "hubs": address})
+    said = " ".join(output.split())
+    assert "hub-1: hub-1 and robot-1 are the same machine: the inventory has one address" in said
 
 
 def test_the_disk(run: Run) -> None:

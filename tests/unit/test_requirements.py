@@ -47,6 +47,12 @@ def test_what_is_no_device(device):
     assert repr(device) in problem
 
 
+def test_of_many_machines_a_few_are_named():
+    copies = [f"robot-{number}" for number in range(1, 400)]
+    assert "also that of robot-1 and robot-2 and robot-3 and 396 others, another" in requirements.same_disk(copies)
+    assert "x and robot-1 are the same machine" in requirements.same_machine("x", copies[:1], True)
+
+
 def test_a_fit_machine_has_no_problems():
     assert machine() == []
     assert machine(architecture="aarch64", cgroup_version=1, time=1059.0) == []

@@ -13,6 +13,7 @@ UTILS = ROOT / "plugins/module_utils/roverwatch"
 ABOUT_MACHINES = {
     "requirements": {
         "machine", "reached", "written", "room", "same_machine", "same_disk", "other_machine", "absent_devices",
+        "image_policy",
     },
     "ports": {"taken", "_line"},
     "ownership": {"strangers", "_accounts", "_units"},

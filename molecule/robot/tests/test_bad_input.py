@@ -32,6 +32,14 @@ WRONG = [
     ),
     ({"base_disk_reserve": "900T"}, ["HOST:", "are free for /opt/roverwatch", "base_disk_reserve"]),
     ({"container_engine": "lxc"}, ["HOST: role container_engine", "podman, docker", "lxc"]),
+    ({"node_exporter_port": 22}, ["HOST: port 22 is held by ssh.service (sshd, pid ", "set node_exporter_port"]),
+    (
+        {"node_exporter_port": 8429},
+        ["HOST: port 8429 is for roverwatch-node-exporter", "roverwatch-vmagent (vmagent_port)"],
+    ),
+    ({"site": 7, "sensor_service_devices": ["ttyUSB0"]}, ["HOST: vmagent_labels: site is 7", "'ttyUSB0' is no device"]),
+    # Each is robot-1 under another name.
+    ({}, ["HOST: this machine was deployed as robot-1", "base_previous_name=robot-1", "are the same machine"]),
     (
         {"vmagent_port": "eighty", "memory_budget": "lots", "vmagent_version": "9.9.9"},
         ["vmagent_port", "'lots' is no size", "vmagent 9.9.9"],

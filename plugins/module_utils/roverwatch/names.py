@@ -46,7 +46,9 @@ def user(variable: str, name: object) -> List[str]:
 
 
 def labels(variable: str, values: Mapping[Any, Any]) -> List[str]:
-    """Whether labels are what somebody wrote. Lists and mappings are left to the program that reads them."""
+    """Whether labels are what somebody wrote. What else than a text a label is given on purpose, the program that reads
+    it refuses; fleet and site come from variables that are easily something else.
+    """
     problems = []
     for name, value in values.items():
         if not isinstance(name, str) or not LABEL.fullmatch(name):
@@ -57,6 +59,8 @@ def labels(variable: str, values: Mapping[Any, Any]) -> List[str]:
 
 def _value(name: str, value: Any) -> List[str]:
     made = _made_by_yaml(value)
+    if name in ("fleet", "site") and isinstance(value, (list, dict)):
+        made = "a list or a mapping"
     if made:
         quotes = "write it in quotes, {0}: '...' (in an INI inventory {0}='\"...\"')".format(name)
         return ["{} is {}: {}".format(name, made, quotes)]

@@ -9,6 +9,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
@@ -19,8 +20,12 @@ PROGRAMS = ("/usr/local/sbin", "/opt/roverwatch")
 FILES = ("/etc/systemd/system", "/etc/roverwatch", "/var/lib/roverwatch", "/run/roverwatch", "/tmp")  # noqa: S108
 PODMAN_STORAGE, PODMAN_TEMPORARY = "/var/lib/containers/storage", "/var/tmp"  # noqa: S108
 DOCKER_ROOT = "/var/lib/docker"
+# Where packages put programs, and where those are looked for.
+INSTALLED = "/usr/bin"
+SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STORAGE_CONF = Path("/etc/containers/storage.conf")
 CONTAINERS_CONF = Path("/etc/containers/containers.conf")
+POLICY = Path("/etc/containers/policy.json")
 DOCKER_CONF = Path("/etc/docker/daemon.json")
 
 
@@ -49,6 +54,21 @@ def _setting(path: Path, name: str) -> str:
     return found[1] if found else ""
 
 
+def policy(engine: Optional[str]) -> str:
+    """What podman's policy does with an image from an archive, other than accept it. Empty before it is installed."""
+    if engine != "podman" or shutil.which("podman", path=SEARCHED) is None:
+        return ""
+    try:
+        said = json.loads(POLICY.read_text())
+        requirements = said.get("transports", {}).get("docker-archive", {}).get("", said["default"])
+        types = {requirement["type"] for requirement in requirements}
+    except FileNotFoundError:
+        return "it is not there"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "it is no policy"
+    return ", ".join(sorted(types - {"insecureAcceptAnything"}))
+
+
 def staging(remote_tmp: str, user: str) -> Dict[str, Any]:
     """The directory in which Ansible puts what it brings: that of whoever logs in, who writes there.
 
@@ -63,11 +83,15 @@ def staging(remote_tmp: str, user: str) -> Dict[str, Any]:
     return {"path": path, "uid": account.pw_uid, "gid": account.pw_gid, "user": account.pw_name}
 
 
-def tried(engine: Optional[str], stage: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
-    """Every place by its use: a path, or `staging`, `storage`, `temporary`."""
+def tried(engine: Optional[str], programs: List[str], stage: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
+    """Every place by its use: a path, or `staging`, `storage`, `temporary`, and `packages` if the package of one of
+    these programs is yet to be installed.
+    """
     found = {path: _tried(path, runs=path in PROGRAMS) for path in (*PROGRAMS, *FILES)}
     for use, path in engine_places(engine).items() if engine else ():
         found[use] = _tried(path, runs=use == "storage")
+    if any(shutil.which(program, path=SEARCHED) is None for program in programs):
+        found["packages"] = _tried(INSTALLED)
     found["staging"] = {**_as_user(stage, lambda: _tried(stage["path"])), "user": stage["user"]}
     return found
 

@@ -23,6 +23,9 @@ _DEVICE = re.compile(
     re.ASCII,
 )
 
+# So many machines are named in a line.
+FEW = 3
+
 # Of fleet_secret: every password at the hubs can be computed from it, so it must not be found by trying.
 SECRET_CHARACTERS = 32
 NEW_ONE = (
@@ -220,6 +223,7 @@ def reached(name: str, url: str, kind: str, reason: str, authorities: str) -> st
 
 _USES = {
     "staging": "where what Ansible brings arrives",
+    "packages": "where the packages of the container engine and nftables are installed",
     "storage": "where the container engine keeps images",
     "temporary": "where the container engine puts an image together",
 }
@@ -258,6 +262,8 @@ def _writable(use: str, place: Mapping[str, Any]) -> str:
         return "Free some"
     if use == "staging":
         return "Make it writable for that user, or set ansible_remote_tmp to a directory that is"
+    if use == "packages":
+        return "Make it writable, or have podman (container_engine) and nftables in the system's image"
     return (
         "Make it writable. Where the system is read-only and updated as a whole, mount a directory of a disk that "
         "stays: mount --bind /var/roverwatch{0} {0}, and the same in /etc/fstab".format(place["path"])
@@ -292,6 +298,15 @@ def room(places: Mapping[str, Mapping[str, Any]], needs: Mapping[str, int]) -> L
     return problems
 
 
+def image_policy(says: str) -> List[str]:
+    """What keeps podman from loading an image (`places.policy`)."""
+    return [
+        "podman loads no image from an archive, by /etc/containers/policy.json: {}. Have it accept those, whose sha256 "
+        'Roverwatch compares itself: "transports": {{"docker-archive": {{"": [{{"type": '
+        '"insecureAcceptAnything"}}]}}}}'.format(says)
+    ] * bool(says)
+
+
 def devices(listed: Sequence[str]) -> List[str]:
     """Whether these are paths of devices, as an engine takes them."""
     return [
@@ -316,17 +331,21 @@ def same_machine(name: str, others: Sequence[str], by_address: bool) -> str:
     """A machine that the run knows by several names."""
     why = "the inventory has one address for them" if by_address else "different addresses lead to it"
     return "{} and {} are the same machine: {}. Correct ansible_host or ansible_port, or take a name out".format(
-        name, " and ".join(others), why
+        name, _named(others), why
     )
+
+
+def _named(machines: Sequence[str]) -> str:
+    """A few of them by name: a fleet may be made of one card."""
+    more = ["{} others".format(len(machines) - FEW)] if len(machines) > FEW else []
+    return " and ".join([*machines[:FEW], *more])
 
 
 def same_disk(others: Sequence[str]) -> str:
     """A machine whose disk is a copy of another one's."""
     return (
         "its /etc/machine-id is also that of {}, another machine: a copied card or image. Networks may give both one "
-        "address: rm /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup; reboot".format(
-            " and ".join(others)
-        )
+        "address: rm /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup; reboot".format(_named(others))
     )
 
 
