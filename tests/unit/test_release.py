@@ -425,8 +425,11 @@ def test_a_robot_that_is_back_but_not_ready_has_failed_and_can_try_again(robot, 
     assert "(rolled back: bad)" in status["reason"]
     assert not status["modified"]
     ready[1]["status"] = 200
+    robot.calls()
     assert robot.release.rollback("once more", "R1")
     assert robot.status()["state"] == "rolled_back"
+    # How often services have ended meanwhile says nothing of what runs now.
+    assert "systemctl reset-failed -- roverwatch-sensor roverwatch-vmagent" in robot.calls()
 
 
 def test_what_another_program_answers_is_not_ready(robot, ready):

@@ -97,3 +97,21 @@ def test_the_stranger_is_named_with_its_unit(tmp_path: Path) -> None:
     )
     assert sockets.holder({99}, tmp_path) == "prometheus-node (pid 4711, prometheus-node-exporter.service)"
     assert sockets.held([os.getpid(), 4711], tmp_path) == {99}
+
+
+def test_a_container_with_a_network_of_its_own_has_what_it_listens_on_there(tmp_path: Path) -> None:
+    proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
+    for name, network in (("self", "net:[1]"), ("100", "net:[2]"), ("4711", "net:[1]")):
+        for folder in ("ns", "fd", "net"):
+            (proc / name / folder).mkdir(parents=True)
+        (proc / name / "ns" / "net").symlink_to(network)
+    cgroup.mkdir()
+    (cgroup / "cgroup.procs").write_text("100\n")
+    # The engine's proxy has the port outside.
+    (proc / "net").mkdir()
+    (proc / "net" / "tcp").write_text("head\n 0: 00000000:1F40 0:0 0A 0 0 0 0 0 8\n")
+    (proc / "4711" / "fd" / "3").symlink_to("socket:[8]")
+    assert sockets.stranger(8000, cgroup, proc) == sockets.NOBODY
+    (proc / "100" / "net" / "tcp").write_text("head\n 0: 00000000:0050 0:0 0A 0 0 0 0 0 9\n")
+    (proc / "100" / "fd" / "4").symlink_to("socket:[9]")
+    assert sockets.stranger(8000, cgroup, proc) == ""

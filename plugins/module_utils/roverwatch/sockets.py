@@ -24,10 +24,15 @@ def stranger(port: int, cgroup: Path | None, proc: Path = PROC) -> str:
     A service that is not running has no cgroup. A port that several share (SO_REUSEPORT) is theirs only if all of those
     are among them.
     """
+    own = processes(cgroup) if cgroup else []
+    apart = [pid for pid in own if network_of(proc / str(pid)) not in ("", network_of(proc / "self"))]
+    if apart:
+        # A container that has a network of its own gets what kernel or engine send there, and nobody else does.
+        return "" if _all_listening(proc / str(apart[0])) & held(own, proc) else NOBODY
     sockets = listening(port, proc)
     if not sockets:
         return NOBODY
-    foreign = sockets - held(processes(cgroup) if cgroup else (), proc)
+    foreign = sockets - held(own, proc)
     return holder(foreign, proc) if foreign else ""
 
 
@@ -68,6 +73,19 @@ def holder(inodes: set[int], proc: Path = PROC) -> str:
             continue  # it ended just now
         return f"{name} (pid {folder.name}{', ' + units[-1] if units else ''})"
     return "a process that cannot be seen"
+
+
+def network_of(folder: Path) -> str:
+    """The network namespace of a process, by the folder of /proc that has it; empty if it ended just now."""
+    try:
+        return str((folder / "ns" / "net").readlink())
+    except OSError:
+        return ""
+
+
+def _all_listening(folder: Path) -> set[int]:
+    """Inodes of all listening sockets in a process's network."""
+    return {inode for table in ("tcp", "tcp6") for _, inode in _listed(folder / "net" / table)}
 
 
 def _listed(table: Path) -> Iterator[tuple[str, int]]:
