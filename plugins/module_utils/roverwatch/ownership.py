@@ -124,8 +124,8 @@ def strangers(
         ]
         listing = ["image", "ls", "--filter", "reference=" + IMAGES, "--format", "{{.Repository}}:{{.Tag}}"]
         problems += [
-            "{0} has an image {1} that Roverwatch did not bring: give it another name ({0} tag {1} NAME), then take this "
-            "one off it ({0} rmi {1})".format(engine, name)
+            "{0} has an image {1} that Roverwatch did not bring: give it another name ({0} tag {1} NAME), then take "
+            "this one off it ({0} rmi {1})".format(engine, name)
             for name in sorted(set(_lines([engine, *listing])))
         ]
     return problems
