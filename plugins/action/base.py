@@ -93,9 +93,13 @@ def wanted(memory_budget: int, name: str) -> MachineFiles:
     return MachineFiles(DIRECTORIES, files)
 
 
-def _plain(values: dict[str, Any]) -> Any:
-    """Without Ansible's marks of where each came from, which take the check's copies ten times as long."""
-    return json.loads(json.dumps(values, default=str))
+def _plain(value: Any) -> Any:
+    """Without Ansible's marks of where each text came from, which take the check's copies ten times as long."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, str) else value
 
 
 class ActionModule(ActionBase):
