@@ -38,6 +38,7 @@ def answer(module: str, address: str) -> dict[str, Any]:
 
 def base(address: str) -> dict[str, Any]:
     machine = {
+        "user": "root",
         "architecture": "x86_64",
         "init": "systemd",
         "model": "",

@@ -155,7 +155,9 @@ class ActionModule(ActionBase):
         entries = self._artifacts(requirements.artifacts(roles, values), store, machine["architecture"])
         needs = self._needs(store, entries, found["artifacts"], reserve)
         needed = needs[TARGET]
-        self.problems += requirements.written(found["places"], needs) + requirements.room(found["places"], needs)
+        if machine["user"] == "root":
+            self.problems += requirements.written(found["places"], needs)
+        self.problems += requirements.room(found["places"], needs)
         if needs["storage"]:
             self.problems += requirements.image_policy(found["image_policy"])
         if found["missing_devices"]:

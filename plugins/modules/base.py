@@ -120,6 +120,7 @@ problems:
 
 import os
 import platform
+import pwd
 import shutil
 import ssl
 import subprocess
@@ -238,6 +239,7 @@ def main() -> None:
     stage = places.staging(module.params["remote_tmp"], module.params["remote_user"])
     module.exit_json(
         machine={
+            "user": pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() != 0 else "root",
             "architecture": platform.machine(),
             "python": ".".join(map(str, sys.version_info[:3])),
             "system": release.get("PRETTY_NAME", platform.system()).strip('"'),

@@ -22,7 +22,7 @@ from test_tree import ROLES, ROOT
 
 GIB = 1 << 30
 MACHINE = {
-    "architecture": "x86_64", "init": "systemd", "cgroup_version": 2, "model": "", "disk_free": GIB,
+    "user": "root", "architecture": "x86_64", "init": "systemd", "cgroup_version": 2, "model": "", "disk_free": GIB,
     "data_free": GIB, "data_used": 0, "data_beside_artifacts": True, "time": 0.0, "engines": ["podman"],
 }  # fmt: skip
 NOTHING = {"directories": [], "files": {}, "reload": [], "enabled": []}

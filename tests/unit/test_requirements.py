@@ -8,6 +8,7 @@ import pytest
 from roverwatch import gateway, requirements
 
 MACHINE: dict[str, Any] = {
+    "user": "root",
     "architecture": "x86_64",
     "init": "systemd",
     "cgroup_version": 2,
@@ -62,6 +63,7 @@ def test_a_fit_machine_has_no_problems():
     ("different", "words"),
     [
         ({"architecture": "armv7l"}, ["armv7l", "x86_64 and aarch64"]),
+        ({"user": "rover"}, ["the run is rover on the machine, not root", "ansible_become"]),
         ({"init": "openrc-init"}, ["openrc-init", "systemd"]),
         ({"cgroup_version": 0}, ["memory controller", "cgroup_enable=memory", "reboot"]),
         (

@@ -61,6 +61,11 @@ def machine(found: Mapping[str, Any], needed_bytes: int, controller_time: float,
             "{} are free for /opt/roverwatch, {} are needed (artifacts and base_disk_reserve): free some, or lower "
             "base_disk_reserve".format(from_bytes(found["disk_free"]), from_bytes(needed_bytes))
         )
+    if found["user"] != "root":
+        problems.append(
+            "the run is {} on the machine, not root, and can make nothing there: ansible_become is off, or "
+            "ansible_become_user is another one".format(found["user"])
+        )
     skew = found["time"] - controller_time
     if abs(skew) > clock_skew_max:
         problems.append(
