@@ -38,7 +38,7 @@ account:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import ownership
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import ownership, unexpected
 
 
 def main() -> None:
@@ -52,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    unexpected.told(main)
