@@ -40,7 +40,7 @@ def test_a_container_that_dies_is_started_again_by_the_unit(host):
     assert fleet.worker_pid(host, UNIT) != before
 
 
-def test_health_knows_docker_too_and_a_program_can_read_what_ansible_says(monkeypatch):
+def test_health_knows_docker_too_and_a_program_can_read_what_ansible_says(host, monkeypatch):
     monkeypatch.setenv("ANSIBLE_STDOUT_CALLBACK", "ansible.posix.json")
     run = fleet.playbook("health.yml", "--limit", "robot-1,hub-1")
     assert run.rc == 0, run.output
