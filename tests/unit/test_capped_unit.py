@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -68,7 +67,7 @@ class Robot:
         return found
 
     def prove(self, **service: Any) -> dict[str, Any]:
-        return self.unit(**service)._prove()
+        return self.unit(**service)._prove(int(self.state["NRestarts"]))
 
 
 @pytest.fixture
@@ -100,7 +99,7 @@ def test_a_process_that_ends_in_between_begins_again(robot: Robot, monkeypatch: 
     seen = iter([1, 2])
     monkeypatch.setattr(unit, "process", lambda _: next(seen, os.getpid()))
     monkeypatch.setattr(unit, "other_program", lambda _: "")
-    unit._prove()
+    unit._prove(0)
     assert robot.answered == 2 + capped_unit.ANSWERS
 
 
@@ -134,7 +133,7 @@ def test_nor_for_one_that_runs_and_does_not_listen(robot: Robot) -> None:
     unit = robot.unit()
     unit.ready_timeout = 0
     with pytest.raises(capped_unit.Refused, match=r"answered by .*\(pid .*, and not by roverwatch-x"):
-        unit._prove()
+        unit._prove(0)
 
 
 def test_a_process_that_systemd_has_started_again_gets_old_first(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +142,7 @@ def test_a_process_that_systemd_has_started_again_gets_old_first(robot: Robot, m
     unit = robot.unit()
     unit.ready_timeout = 0
     with pytest.raises(capped_unit.Refused, match=r"systemd has started it again 4 times, 0 s ago the last time"):
-        unit._prove()
+        unit._prove(4)
     monkeypatch.setattr(capped_unit, "STEADY_SECONDS", 0.5)
     assert robot.prove()["main_pid"] == os.getpid()
 
@@ -152,7 +151,7 @@ def test_another_program_is_no_proof(robot: Robot) -> None:
     unit = robot.unit(exe="/opt/roverwatch/x/2/x")
     unit.ready_timeout = 0
     with pytest.raises(capped_unit.Refused, match=f"but it runs {EXE} instead of /opt/roverwatch/x/2/x"):
-        unit._prove()
+        unit._prove(0)
 
 
 def test_a_container_answers_from_its_own_cgroup(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,13 +169,11 @@ def test_a_container_answers_from_its_own_cgroup(robot: Robot, monkeypatch: pyte
     unit = robot.unit(**service)
     unit.ready_timeout = 0
     with pytest.raises(capped_unit.Refused, match="answered by"):
-        unit._prove()
+        unit._prove(0)
 
 
-def test_restarts_of_before_do_not_count_for_a_process_that_this_run_starts(
-    robot: Robot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """systemd counts on through a restart that meets the unit between two starts."""
+def reset_failed(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What systemctl is called with from now on; of that only reset-failed does something."""
     called: list[tuple[str, ...]] = []
 
     def systemctl(*args: str, journal_of: str) -> None:
@@ -185,10 +182,32 @@ def test_restarts_of_before_do_not_count_for_a_process_that_this_run_starts(
             robot.state["NRestarts"] = "0"
 
     monkeypatch.setattr(capped_unit, "_systemctl", systemctl)
+    return called
+
+
+def test_restarts_of_before_do_not_count_for_a_process_that_this_run_starts(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd counts on through a restart that meets the unit between two starts."""
+    called = reset_failed(robot, monkeypatch)
     robot.state |= {"NRestarts": "40", "ActiveState": "activating"}
     unit = robot.unit()
     robot.state["ActiveState"] = "active"
     unit.due = []
-    unit.apply()
+    unit.apply(False)
     assert [args[0] for args in called] == ["reset-failed", "start"]
-    assert json.loads(json.dumps(robot.state))["NRestarts"] == "0"
+    assert robot.state["NRestarts"] == "0"
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_nor_for_one_whose_program_was_mended_under_it(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    """systemd may have started it by itself in the moment in which its image was whole again."""
+    called = reset_failed(robot, monkeypatch)
+    robot.state["NRestarts"] = "5"
+    monkeypatch.setattr(capped_unit.CappedUnit, "_runs", lambda *_: True)
+    unit = robot.unit()
+    unit.due = []
+    unit.apply(mended)
+    assert [args[0] for args in called] == (["reset-failed"] if mended else [])

@@ -78,7 +78,7 @@ class Robot:
         unit = self.unit()
         changed = changed or bool(brought) or bool(unit.due or unit.secrets_due)
         if unit.due or unit.secrets_due:
-            unit.apply()
+            unit.apply(bool(brought))
         return changed
 
     def seen(self) -> dict[str, tuple[str, int, int]]:
@@ -105,7 +105,7 @@ def robot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Robot]:
     monkeypatch.setattr(disk, "OURS", [robot.etc, robot.opt, tmp_path / "var/lib/roverwatch"])
     monkeypatch.setattr(disk, "sync", lambda *_: None)
     monkeypatch.setattr(capped_unit, "_systemctl", lambda *_, **__: None)
-    monkeypatch.setattr(capped_unit.CappedUnit, "_prove", lambda _: {})
+    monkeypatch.setattr(capped_unit.CappedUnit, "_prove", lambda *_: {})
     before = os.umask(0o022)
     yield robot
     os.umask(before)

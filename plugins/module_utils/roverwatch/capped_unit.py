@@ -120,8 +120,11 @@ class CappedUnit:
             elif file.validate:
                 self._accepts(list(file.validate), file)
 
-    def apply(self) -> Dict[str, Any]:
-        """Write what differs, start or restart what does not run it, and prove that it does. Raises Refused."""
+    def apply(self, mended: bool) -> Dict[str, Any]:
+        """Write what differs, start or restart what does not run it, and prove that it does. Raises Refused.
+
+        `mended`: what it runs was just put in place. What it did before that is not counted against it.
+        """
         if self.secrets and self.secrets_due:
             self.secrets.write(self.generation)
         for file in self.due:
@@ -131,14 +134,15 @@ class CappedUnit:
         if self.before["UnitFileState"] != "enabled":
             units.clear_enablement(self.name)
             _systemctl("enable", self.name, journal_of=self.name)
-        if self.starts and self.before["NRestarts"] != "0":
+        anew = self.starts or mended
+        if anew and self.before["NRestarts"] != "0":
             # systemd counts on through a restart that meets the unit between two starts.
             _systemctl("reset-failed", self.name, journal_of=self.name)
         if self.restart:
             _systemctl("restart", self.name, journal_of=self.name)
         elif self.starts:
             _systemctl("start", self.name, journal_of=self.name)
-        proof = self._prove()
+        proof = self._prove(0 if anew else int(self.before["NRestarts"]))
         for path in self.replaced:
             disk.remove(path)
         return proof
@@ -235,9 +239,8 @@ class CappedUnit:
             return Path(self.service["exe"]).exists()
         return engine.image_id(self.service["engine"], self.service["image"]) is not None
 
-    def _prove(self) -> Dict[str, Any]:
+    def _prove(self, restarts_before: int) -> Dict[str, Any]:
         """Wait until the service's own process is ready, and stays so; assert that it runs what was asked for."""
-        restarts_before = 0 if self.starts else int(self.before["NRestarts"])
         proof = _Proof(self)
 
         def alive() -> bool:

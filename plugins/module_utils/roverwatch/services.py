@@ -103,7 +103,7 @@ def present(
     }
     if check_mode:
         return result
-    result["instances"] = {unit.name: unit.apply() for unit in wanted}
+    result["instances"] = {unit.name: unit.apply(bool(brought)) for unit in wanted}
     for other in unwanted:
         other.apply()
     if result["changed"]:
