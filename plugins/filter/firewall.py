@@ -15,7 +15,7 @@ def allowed_from(listed: object, group_names: Sequence[str], port: int | str, se
     """
     if not str(port).isdigit():
         return []
-    rules, _ = firewall.parse(listed, None, {service: [int(port)]})
+    rules, _ = firewall.parse(firewall.maybe_for(listed, service), None, {service: [int(port)]})
     found: list[str] = firewall.allowed_from(firewall.for_host(rules, group_names), int(port))
     return found
 

@@ -137,6 +137,24 @@ def test_the_filter_lets_nobody_in_by_a_rule_that_is_wrong():
     assert filters.allowed_from([RULE], ["hubs"], "eighty") == []
 
 
+def test_of_a_rule_for_other_services_only_that_is_read():
+    """Its sources are most often templates."""
+
+    class OfOthers(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            assert key == "ports"
+            return super().get(key, default)
+
+    others = OfOthers(RULE, ports=["vmauth", "vmalert"])
+    ours = {**RULE, "groups": ["robots"], "ports": ["vmagent"]}
+    wrong = [{**RULE, "ports": wrong} for wrong in (None, [], [["vmagent"]], [True])]
+    assert filters.allowed_from([others, *wrong, ours, "x"], ["robots"], 8429, "vmagent") == RULE["sources"]
+    assert (
+        filters.allowed_from([{**ours, "ports": ["node_exporter", 8429]}], ["robots"], 8429, "vmagent")
+        == RULE["sources"]
+    )
+
+
 @pytest.mark.parametrize(
     ("allow_from", "address"),
     [([], "127.0.0.1"), (["10.0.0.0/8"], "0.0.0.0"), (["10.0.0.0/8", "2001:db8::/32"], "[::]"), (["::1"], "[::]")],

@@ -89,6 +89,21 @@ def parse(
     return rules, problems
 
 
+def maybe_for(listed: object, service: str) -> object:
+    """The entries of a list that can have to do with a service: those that name it, or a port.
+
+    Each value of the others that is not looked at is a template that Ansible need not compute, for each machine anew.
+    """
+    if not isinstance(listed, (list, tuple)):
+        return listed
+    others = _SERVICES - {service}
+
+    def has_only_others(ports: object) -> bool:
+        return isinstance(ports, (list, tuple)) and all(isinstance(item, str) and item in others for item in ports)
+
+    return [entry for entry in listed if isinstance(entry, Mapping) and not has_only_others(entry.get("ports"))]
+
+
 def _parse_rule(
     entry: object, number: int, known: Optional[Iterable[str]], services: Mapping[str, Sequence[int]]
 ) -> Tuple[Optional[Rule], List[str]]:
