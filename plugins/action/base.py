@@ -328,10 +328,16 @@ class ActionModule(ActionBase):
         """Whether robots trust the authority that signs this hub's certificate. Robots of an inventory in another
         directory look beside that one.
         """
-        known = {name: variables["hostvars"].raw_get(name) for name in variables["groups"].get("robots", [])}
+        hostvars = variables["hostvars"]
+        known = {name: hostvars.raw_get(name) for name in variables["groups"].get("robots", [])}
         for robot in {robot["inventory_dir"]: name for name, robot in known.items()}.values():
-            templar: Any = self._templar.copy_with_new_env(available_variables=known[robot])
-            path = templar.template(known[robot].get("vmagent_hub_ca", DEFAULTS["vmagent"]["vmagent_hub_ca"]))
+            own = {**known[robot], "hostvars": hostvars}
+            templar: Any = self._templar.copy_with_new_env(available_variables=own)
+            try:
+                path = templar.template(own.get("vmagent_hub_ca", DEFAULTS["vmagent"]["vmagent_hub_ca"]))
+            except Exception as error:  # noqa: BLE001  (a template can raise anything)
+                self.problems.append(f"vmagent_hub_ca of {robot} cannot be computed: {error}")
+                continue
             theirs = Path(self._loader.path_dwim(path)) if path else None
             if theirs is None or theirs.resolve() == ours.resolve():
                 continue

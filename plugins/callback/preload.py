@@ -121,4 +121,5 @@ class CallbackModule(CallbackBase):
         engine = TemplateEngine()
         for template in set(templates([*variables, *(task.args for task in called)])):
             engine._compile_template(template, TemplateOptions.DEFAULT)
+        # A worker that collects garbage would look at all of this, and with that copy each page of it for itself.
         gc.freeze()

@@ -176,6 +176,8 @@ def test_inventories_in_two_directories_have_one_authority(run: Run, tmp_path: P
     assert found() == []
     (tmp_path / "robots/pki/ca.pem").write_bytes(tls.authority().pem)
     assert len(found()) == 1
+    (problem,) = found(vmagent_hub_ca="{{ pki_dir_of_robots }}")
+    assert "vmagent_hub_ca of robot-1 cannot be computed: " in problem
 
 
 RULES = [

@@ -51,7 +51,7 @@ echo mine > /opt/roverwatch/notes
 printf '[Service]\nExecStart=/bin/sleep infinity\n' > /etc/systemd/system/roverwatch-vmagent.service
 printf '#!/bin/sh\n' > /usr/local/sbin/roverwatch-firewall
 nft add table inet roverwatch
-tar -C / -c etc/hostname | podman import --quiet - localhost/roverwatch/theirs > /dev/null
+tar -C / -c etc/hostname | podman import --quiet - localhost/roverwatch/theirs:1 > /dev/null
 """
 # As preflight says. nftables goes, too, so that it is installed from the sources that are left.
 OTHER_NAMES = r"""
@@ -62,8 +62,8 @@ mv /opt/roverwatch /opt/owners
 mv /etc/systemd/system/roverwatch-vmagent.service /etc/systemd/system/owners.service
 mv /usr/local/sbin/roverwatch-firewall /usr/local/sbin/owners
 nft delete table inet roverwatch
-podman tag localhost/roverwatch/theirs localhost/owners/theirs
-podman rmi localhost/roverwatch/theirs
+podman tag localhost/roverwatch/theirs:1 localhost/owners/theirs:1
+podman rmi localhost/roverwatch/theirs:1
 umount /home/rover/.ansible
 dpkg --purge nftables 2> /dev/null
 """
@@ -124,7 +124,7 @@ def test_what_is_in_the_way_is_said_at_once_with_a_way_out_and_nothing_is_change
         "/opt/roverwatch is there, with notes in it, .*: move it away",
         "/usr/local/sbin/roverwatch-firewall is there, and Roverwatch did not make it",
         "there is a table inet roverwatch in nftables, and Roverwatch did not make it",
-        "podman has an image localhost/roverwatch/theirs:latest that Roverwatch did not bring",
+        "podman has an image localhost/roverwatch/theirs:1 that Roverwatch did not bring",
         r"port 8000 is held by stranger@8000.service \(pid \d+, on all addresses\): .* set sensor_service_port",
         r"port 9100 is held by stranger@9100.service \(pid \d+, on all addresses\): .* set node_exporter_port",
         "12M are free for /home/rover/.ansible/tmp, .* are needed: .* set ansible_remote_tmp",

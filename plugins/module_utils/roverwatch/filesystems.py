@@ -13,8 +13,13 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 # What the services write. A directory in it may be a disk of its own.
 DATA = Path("/var/lib/roverwatch")
 # Where engines and deployments write beside that.
-OTHERS = tuple(
-    map(Path, ("/opt/roverwatch", "/etc/roverwatch", "/var/lib/containers/storage", "/var/lib/docker", "/run", "/tmp"))  # noqa: S108
+OTHERS = (
+    Path("/opt/roverwatch"),
+    Path("/etc/roverwatch"),
+    Path("/var/lib/containers/storage"),
+    Path("/var/lib/docker"),
+    Path("/run"),
+    Path("/tmp"),  # noqa: S108  (its room is looked at; nothing is written there)
 )
 # VictoriaMetrics stops to write when 10 MB are left, and a block of vmagent's queue may be larger than that.
 FULL_BYTES = 32 << 20

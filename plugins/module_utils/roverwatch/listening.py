@@ -14,11 +14,12 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Set
+
+from . import sockets
 
 PROC = Path("/proc")
 RUN = Path("/run/roverwatch")
-LISTEN = "0A"
 # A unit's part of a cgroup's path; the last one is the one that a process is in.
 _UNIT = re.compile(r"[^/]+\.(?:service|scope)")
 # A container's; what stands before it is the machine's own, if that is one itself. crun adds `container`.
@@ -45,7 +46,7 @@ class Holder:
 class Sock:
     address: str
     port: int
-    inode: str
+    inode: int
 
 
 def held(wanted: Sequence[Mapping[str, object]], proc: Path = PROC) -> List[Dict[str, object]]:
@@ -60,13 +61,13 @@ def held(wanted: Sequence[Mapping[str, object]], proc: Path = PROC) -> List[Dict
             refused[index] = reason
     if not refused:
         return []
-    sockets = list(_listening(proc))
+    listening = list(_listening(proc))
     ports = {int(str(wanted[index]["port"])) for index in refused}
-    owners = _owners({sock.inode for sock in sockets if sock.port in ports}, proc)
+    owners = _owners({sock.inode for sock in listening if sock.port in ports}, proc)
     found = []
     for index, reason in refused.items():
         address, port = str(wanted[index]["address"]), int(str(wanted[index]["port"]))
-        in_the_way = [sock for sock in sockets if sock.port == port and _overlap(address.strip("[]"), sock.address)]
+        in_the_way = [sock for sock in listening if sock.port == port and _overlap(address.strip("[]"), sock.address)]
         holders = [_holder(sock, owners.get(sock.inode, 0), proc) for sock in in_the_way]
         found.append(
             {
@@ -97,12 +98,9 @@ def _refusal(address: str, port: int) -> Optional[int]:
 
 def _listening(proc: Path) -> Iterator[Sock]:
     for name in ("tcp", "tcp6"):
-        path = proc / "net" / name
-        for line in path.read_text().splitlines()[1:] if path.exists() else []:
-            fields = line.split()
-            if fields[3] == LISTEN:
-                address, _, port = fields[1].partition(":")
-                yield Sock(_address(address), int(port, 16), fields[9])
+        for local, inode in sockets.listed(proc / "net" / name):
+            address, _, port = local.partition(":")
+            yield Sock(_address(address), int(port, 16), inode)
 
 
 def _address(digits: str) -> str:
@@ -122,14 +120,14 @@ def _overlap(ours: str, theirs: str) -> bool:
     return ours == theirs or "0.0.0.0" in (ours, theirs)  # noqa: S104 (compared)
 
 
-def _owners(inodes: Sequence[str] | set[str], proc: Path) -> Dict[str, int]:
+def _owners(inodes: Set[int], proc: Path) -> Dict[int, int]:
     """The process that has each of these sockets open: of several the oldest, which made it."""
-    links = {"socket:[{}]".format(inode): inode for inode in inodes if inode != "0"}
-    found: Dict[str, int] = {}
+    links = {"socket:[{}]".format(inode): inode for inode in inodes if inode}
+    found: Dict[int, int] = {}
     for pid in sorted(int(path.name) for path in proc.iterdir() if path.name.isdigit()):
         try:
             for descriptor in os.scandir(proc / str(pid) / "fd"):
-                inode = links.get(os.readlink(descriptor.path))  # noqa: PTH115  (of thousands)
+                inode = links.get(os.readlink(descriptor.path))  # noqa: PTH115  (a Path for each of thousands takes longer than the rest)
                 if inode is not None:
                     found.setdefault(inode, pid)
         except OSError:

@@ -17,8 +17,15 @@ from . import disk, installed, units
 
 # Where programs are started from, and where not.
 PROGRAMS = ("/usr/local/sbin", "/opt/roverwatch")
-FILES = ("/etc/systemd/system", "/etc/roverwatch", "/var/lib/roverwatch", "/run/roverwatch", "/tmp")  # noqa: S108
-PODMAN_STORAGE, PODMAN_TEMPORARY = "/var/lib/containers/storage", "/var/tmp"  # noqa: S108
+FILES = (
+    "/etc/systemd/system",
+    "/etc/roverwatch",
+    "/var/lib/roverwatch",
+    "/run/roverwatch",
+    "/tmp",  # noqa: S108  (tried with a file that has no name)
+)
+PODMAN_STORAGE = "/var/lib/containers/storage"
+PODMAN_TEMPORARY = "/var/tmp"  # noqa: S108  (podman's own default)
 DOCKER_ROOT = "/var/lib/docker"
 # Where packages put programs, and where those are looked for.
 INSTALLED = "/usr/bin"

@@ -11,7 +11,12 @@ from pathlib import Path
 PROC = Path("/proc")
 LISTENING = "0A"
 # By which address the kernel gives a connection to 127.0.0.1 to a socket: the one that is bound most closely has it.
-ORDER = (("tcp", "127.0.0.1"), ("tcp6", "::ffff:127.0.0.1"), ("tcp", "0.0.0.0"), ("tcp6", "::"))  # noqa: S104
+ORDER = (
+    ("tcp", "127.0.0.1"),
+    ("tcp6", "::ffff:127.0.0.1"),
+    ("tcp", "0.0.0.0"),  # noqa: S104  (others' sockets are compared with it; nothing is bound to it)
+    ("tcp6", "::"),
+)
 NOBODY = "nobody any more"
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
@@ -39,7 +44,7 @@ def stranger(port: int, cgroup: Path | None, proc: Path = PROC) -> str:
 def listening(port: int, proc: Path = PROC) -> set[int]:
     """Inodes of the sockets that a connection to 127.0.0.1:`port` may end at."""
     for table, address in ORDER:
-        found = {inode for local, inode in _listed(proc / "net" / table) if local == f"{_hex(address)}:{port:04X}"}
+        found = {inode for local, inode in listed(proc / "net" / table) if local == f"{_hex(address)}:{port:04X}"}
         if found:
             return found
     return set()
@@ -85,10 +90,10 @@ def network_of(folder: Path) -> str:
 
 def _all_listening(folder: Path) -> set[int]:
     """Inodes of all listening sockets in a process's network."""
-    return {inode for table in ("tcp", "tcp6") for _, inode in _listed(folder / "net" / table)}
+    return {inode for table in ("tcp", "tcp6") for _, inode in listed(folder / "net" / table)}
 
 
-def _listed(table: Path) -> Iterator[tuple[str, int]]:
+def listed(table: Path) -> Iterator[tuple[str, int]]:
     """Address and inode of each listening socket in one of the kernel's tables; there is none without IPv6."""
     if not table.exists():
         return
