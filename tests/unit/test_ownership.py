@@ -201,8 +201,10 @@ def test_all_that_is_no_service_is_known() -> None:
 
 def test_a_decommissioning_looks_whose_it_is_first() -> None:
     plays = yaml.safe_load((ROOT / "playbooks/decommission.yml").read_text())
+    assert [play["hosts"] for play in plays[2:]] == ["robots", "hubs"]
     for play in plays[2:]:
-        look, leave, stop, *_ = play["tasks"]
-        assert "roverwatch.fleet.ownership" in look
-        assert leave["ansible.builtin.meta"] == "end_host"
-        assert "inventory_hostname" in stop["ansible.builtin.assert"]["that"]
+        assert play["tasks"][0]["ansible.builtin.include_role"] == {"name": "base", "tasks_from": "still_ours"}
+    look, leave, stop = yaml.safe_load((ROOT / "roles/base/tasks/still_ours.yml").read_text())
+    assert "roverwatch.fleet.ownership" in look
+    assert leave["ansible.builtin.meta"] == "end_host"
+    assert "inventory_hostname" in stop["ansible.builtin.assert"]["that"]
