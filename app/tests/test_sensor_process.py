@@ -83,7 +83,9 @@ def test_a_hanging_source_does_not_hold_up_the_end() -> None:
             process.kill()
 
 
-def test_the_server_closes_idle_connections_when_it_stops() -> None:
+@pytest.fixture(name="http")
+def _http() -> Iterator[tuple[HttpServer, socket.socket]]:
+    """A server, and a client whose connection is idle after an answer."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def app(_environ: object, respond: Any) -> list[bytes]:
@@ -92,15 +94,36 @@ def test_the_server_closes_idle_connections_when_it_stops() -> None:
 
     http = HttpServer(app, listener, Metrics(), on_end=lambda: None)
     http.start()
-    with socket.create_connection(listener.getsockname()) as idle:
+    with socket.create_connection(listener.getsockname(), timeout=5) as idle:
         idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        idle.settimeout(5)
         answer = b""
         while not answer.endswith(b"ok"):
             answer += idle.recv(4096)
-        http.stop()
-        assert idle.recv(4096) == b""
+        yield http, idle
     assert not http._thread.is_alive()
+
+
+def test_the_server_closes_idle_connections_when_it_stops(http: tuple[HttpServer, socket.socket]) -> None:
+    server, idle = http
+    server.stop()
+    assert idle.recv(4096) == b""
+
+
+def test_the_server_stops_beside_the_end_of_an_answer(
+    http: tuple[HttpServer, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which pulls the same trigger: the server may know of the stop before stop() has pulled it."""
+    server, idle = http
+    pull = server._server.trigger._physical_pull
+
+    def pull_twice() -> None:
+        pull()
+        server._thread.join(0.2)
+        pull()
+
+    monkeypatch.setattr(server._server.trigger, "_physical_pull", pull_twice)
+    server.stop()
+    assert idle.recv(4096) == b""
 
 
 def test_a_large_body_is_refused_and_not_spooled_to_disk(service: tuple[subprocess.Popen[str], str]) -> None:

@@ -56,6 +56,7 @@ class HttpServer:
         )
         self._server.maintenance = self._close_idle
         self._server.channel_class = type("Channel", (_Channel,), {"metrics": metrics})
+        self._pulled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
@@ -66,6 +67,7 @@ class HttpServer:
         """Let the requests in hand finish, then close every connection."""
         self._server.task_dispatcher.shutdown(timeout=STOP_SECONDS)
         self._server.trigger.pull_trigger(self._close)
+        self._pulled.set()
         self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
@@ -85,7 +87,9 @@ class HttpServer:
                 channel.will_close = True
 
     def _close(self) -> None:
-        # Runs in the server's own thread: its loop ends when nothing is left open.
+        # Runs in the server's own thread: its loop ends when nothing is left open. The trigger is closed with the rest,
+        # and may have been pulled for another reason: stop() would then still have to write to it.
+        self._pulled.wait()
         for channel in list(self._server.active_channels.values()):
             channel.handle_close()
         self._server.close()
