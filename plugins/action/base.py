@@ -301,8 +301,11 @@ class ActionModule(ActionBase):
             play = {*play, *groups.get("robots", []), *groups.get("hubs", [])}
         twice = same_machine.with_one_address(host, play, self._reached, folder)
         same, copies = same_machine.seen(host, found["identity"], folder)
-        if twice or same:
-            self.problems.append(requirements.same_machine(host, sorted({*twice, *same}), bool(twice)))
+        if twice:
+            self.problems.append(requirements.same_machine(host, twice, by_address=True))
+        others = [name for name in same if name not in twice]
+        if others:
+            self.problems.append(requirements.same_machine(host, others, by_address=False))
         if copies:
             self.warnings.append(requirements.same_disk(copies))
         before = found["deployed_as"]

@@ -64,14 +64,14 @@ class Run:
             "only_look": True,
         }
 
-    def run_all(self, hosts: dict[str, Any]) -> None:
+    def run_all(self, hosts: dict[str, Any], *arguments: str) -> None:
         """Preflight of several hosts, all of which are this machine; it is refused for each or some of them."""
         (self.directory / "play.yml").write_text(
             yaml.safe_dump(
                 [{"hosts": "all", "gather_facts": False, "tasks": [{"roverwatch.fleet.base": self.options()}]}]
             )
         )
-        assert self._run(self.directory / "play.yml", {"all": {"hosts": hosts}}) != 0, self.output
+        assert self._run(self.directory / "play.yml", {"all": {"hosts": hosts}}, *arguments) != 0, self.output
 
     def site(self, group: str, variables: dict[str, Any], own: dict[str, dict[str, Any]] | None = None) -> str:
         """What site.yml says on a machine of a group, or of each, when it only looks; `own` are variables by group."""
@@ -278,17 +278,16 @@ def test_the_certificate_of_a_hub(run: Run, tmp_path: Path) -> None:
 
 def test_two_names_for_one_machine(run: Run, tmp_path: Path) -> None:
     """By a template as well, and by two ways to it that the inventory does not show to lead to one machine."""
-    copied = "{{ hostvars['robot-1'].ansible_host }}"
+    copied = "{{ hostvars['robot-2'].ansible_host }}"
     hosts = {
-        "robot-1": {"ansible_host": "10.0.0.11"},
-        "robot-2": {"ansible_host": copied},
-        "robot-3": {"ansible_host": "10.0.0.13"},
+        "robot-1": {"ansible_host": "10.0.0.13"},
+        "robot-2": {"ansible_host": "10.0.0.11"},
+        "robot-3": {"ansible_host": copied},
     }
-    run.run_all(hosts)
+    run.run_all(hosts, "--forks", "1")  # one after the other, by name
     said = " ".join(run.output.split())
-    assert "robot-1: robot-1 and robot-2" in said
-    assert "are the same machine: the inventory has one address" in said
-    assert "different addresses lead to it" in said, "whoever of the three came second or third"
+    assert "robot-2: robot-2 and robot-3 are the same machine: the inventory has one address" in said
+    assert "robot-2 and robot-1 are the same machine: different addresses lead to it" in said
 
 
 def test_a_hub_and_a_robot_with_one_address(run: Run) -> None:
