@@ -24,16 +24,13 @@ class Lane:
 
 
 LANES = {
-    # Each makes its own machines, and waits: for bakes, deadlines, outages. The first measures how long services do not
-    # answer, so this lane goes before the others.
-    "own": Lane(("rolling_update", "dead_zone")),
-    # In this order on the same machines: bare, provisioned, with rules, bare again, with another engine. The last
-    # have their own, once these are gone.
-    "shared": Lane(
-        ("blank_check", "robot", "hub", "host_firewall", "decommission", "docker_engine", "power", "lived_in"), nice=3
-    ),
-    # What needs no machines takes what is left of the time.
-    "idle": Lane(("lint", "unit"), nice=10),
+    # Each makes its own machines, and waits: for bakes, deadlines, restarts. The first measures how long services do
+    # not answer, so this lane goes before the others.
+    "own": Lane(("rolling_update", "power")),
+    # In this order on the same machines: bare, provisioned, with rules, bare again, with another engine.
+    "shared": Lane(("blank_check", "robot", "hub", "host_firewall", "decommission", "docker_engine"), nice=3),
+    # What needs no machines takes what is left of the time, and after it what waits most, or is short.
+    "idle": Lane(("lint", "unit", "dead_zone", "lived_in"), nice=10),
 }
 # Which lab's machines a stage has; what they compute is the stage's.
 SHARED_LAB = "test"
@@ -46,7 +43,7 @@ LABS = {
 }
 STAGES = tuple(stage for lane in LANES.values() for stage in lane.stages)
 
-NO_MACHINE = LANES["idle"].stages
+NO_MACHINE = tuple(stage for stage in STAGES if stage not in LABS)
 SCENARIOS = tuple(stage for stage in STAGES if stage not in NO_MACHINE)
 
 # What a change can touch besides lint and the unit tests, which read the whole tree: by the first pattern that matches,
