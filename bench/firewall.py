@@ -14,7 +14,8 @@ import sys
 import time
 from typing import Any
 
-from roverwatch import firewall, nftables
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import nftables
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules as firewall
 
 from bench.fleet import INVENTORY, robots, run
 from bench.report import machine, table, write_document, write_results

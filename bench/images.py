@@ -16,10 +16,14 @@ from pathlib import Path
 
 import yaml
 
-sys.path.append(str(Path(__file__).parents[1] / "plugins" / "module_utils"))
-from roverwatch import base_images, images
-from roverwatch.sources import PINS, SourceError, UnreachableSource
-from roverwatch.store import Store, StoreError
+sys.path.append(str(Path(__file__).parents[1] / "collections"))
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import Store, StoreError
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import base_images, images
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.sources import (
+    PINS,
+    SourceError,
+    UnreachableSource,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCH = platform.machine()

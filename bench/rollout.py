@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 import releases
-from roverwatch import rollout
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import journal
 
 from bench.fleet import INVENTORY, robots, run
 from bench.report import ROOT, machine, table, write_document, write_results
@@ -42,7 +42,7 @@ def roll(name: str, release_args: list[str]) -> list[dict[str, Any]]:
          "--extra-vars", json.dumps(settings)],
         cwd=ROOT, check=False, capture_output=True,
     )  # fmt: skip
-    lines = [line for line in rollout.read(folder / "journal.jsonl") if line.get("robot") == ROBOT]
+    lines = [line for line in journal.read(folder / "journal.jsonl") if line.get("robot") == ROBOT]
     shutil.rmtree(folder)
     return lines
 
@@ -51,7 +51,7 @@ def updated(name: str, release_args: list[str]) -> float:
     """Seconds from the begin of an update to its confirmation, without the bake."""
     lines = {line["phase"]: line for line in roll(name, release_args)}
     assert "confirmed" in lines, f"{name} was not confirmed: {lines}"
-    return rollout.seconds(lines["confirmed"]["time"]) - rollout.seconds(lines["begun"]["time"]) - BAKE_SECONDS
+    return journal.seconds(lines["confirmed"]["time"]) - journal.seconds(lines["begun"]["time"]) - BAKE_SECONDS
 
 
 def taken_back() -> float:

@@ -9,5 +9,5 @@ python -m bench.controller
 python -m bench.wire
 python -m bench.blocks
 python -m bench.hub
-PYTHONPATH=tests:plugins/module_utils python -m bench.rollout
-PYTHONPATH=plugins/module_utils python -m bench.firewall
+PYTHONPATH=tests:collections python -m bench.rollout
+PYTHONPATH=collections python -m bench.firewall

@@ -21,10 +21,10 @@ import yaml
 
 LAB = Path(__file__).resolve().parent
 ROOT = LAB.parent
-sys.path.append(str(ROOT / "plugins" / "module_utils"))
-from roverwatch import base_images
-from roverwatch.base_images import LOCK, Fallback, Tell, Wanted
-from roverwatch.sources import PINS, SourceError
+sys.path.append(str(ROOT / "collections"))
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import base_images
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.base_images import LOCK, Fallback, Tell, Wanted
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.sources import PINS, SourceError
 
 ARCH = platform.machine()
 SUITES = ("bookworm", "trixie")

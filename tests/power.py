@@ -166,7 +166,7 @@ def keep(host: str, name: str) -> Path:
 RECORDS = """
 import json, sys
 sys.path.insert(0, "/root/check")
-from roverwatch import engine, installed
+from roverwatch.artifact import engine, installed
 found = {}
 for path in sorted(installed.ROOT.glob("*/*/" + installed.RECORD)):
     try:

@@ -99,6 +99,7 @@ TOUCHES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("playbooks/rotate_secret.yml", ("hub",)),
     ("playbooks/lab/settle.yml", ()),
     ("plugins/*/backfill*", ("dead_zone",)),
+    ("plugins/*/backup/*", ("hub", "power")),
     ("plugins/*/hub_backup.py", ("hub", "power")),
     ("plugins/*/hub_restore.py", ("hub", "power")),
     ("plugins/*/load*", ("robot",)),

@@ -17,8 +17,8 @@ from bench.report import ROOT
 from bench.sensor import hey
 from bench.sensor.services import CAP_BYTES, Container, container, output, write_config
 
-sys.path.append(str(ROOT / "plugins" / "module_utils"))  # what the roles' modules read cgroups with
-from roverwatch import cgroup
+sys.path.append(str(ROOT / "collections"))  # what the roles' modules read cgroups with
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup
 
 SAMPLE_SECONDS = 5
 BURST_SECONDS = 10

@@ -10,9 +10,14 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import background
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.download import Hosts
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sources import (
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import (
+    ARCHITECTURES,
+    Store,
+    StoreError,
+)
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import background
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.download import Hosts
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.sources import (
     CONNECT_TIMEOUT,
     SOURCES,
     Bundle,
@@ -22,7 +27,6 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.source
     UnreachableSource,
     fill,
 )
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import ARCHITECTURES, Store, StoreError
 
 display = Display()
 

@@ -8,10 +8,10 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.base_images import python_base
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.images import BuildError, Image, ensure
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sources import SourceError
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store, StoreError
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import Store, StoreError
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.base_images import python_base
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.images import BuildError, Image, ensure
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.sources import SourceError
 
 display = Display()
 

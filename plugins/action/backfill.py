@@ -7,15 +7,13 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
-    backfill,
-    backfill_report,
-    capacity,
-    durations,
-)
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.report import message
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sample_counts import Counts
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill import gaps
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill.sample_counts import Counts
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import durations
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.backfill import report
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import capacity
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report.plain import message
 
 
 class ActionModule(ActionBase):
@@ -43,26 +41,26 @@ class ActionModule(ActionBase):
         own = Counts.decode(args["own"]["counts"])
         answers = [answer for answer in args["hubs"]["results"] if "counts" in answer]
         if args["step"] == "doubt":
-            stretches = backfill.doubtful(own, [Counts.decode(answer["counts"]) for answer in answers])
+            stretches = gaps.doubtful(own, [Counts.decode(answer["counts"]) for answer in answers])
             return {"changed": False, "stretches": [list(stretch) for stretch in stretches]}
-        closer = backfill_report.closer_by_hub(args["own_closer"], args["hubs_closer"])
+        closer = report.closer_by_hub(args["own_closer"], args["hubs_closer"])
         compared = []
         for answer in answers:
             there = Counts.decode(answer["counts"])
-            missing = backfill.compare(own, there, closer.get(answer["item"]["name"], ()))
+            missing = gaps.compare(own, there, closer.get(answer["item"]["name"], ()))
             filled = self._fill(args["plan"], answer["item"], missing)
             compared.append({**filled, "expected": there.samples + filled["copied"]})
         to_do = "missing" if self._task.check_mode else "copied"
         return {"changed": any(hub[to_do] for hub in compared), "hubs": compared}
 
     def _look(self) -> dict[str, Any]:
-        names = [name for name in self.variables if name.startswith(backfill.PREFIX)]
+        names = [name for name in self.variables if name.startswith(gaps.PREFIX)]
         try:
             asked = {name: self._templar.template(self.variables[name]) for name in names}
             delay = self._templar.template(self.variables.get("vmagent_hub_delay", f"{capacity.LONGEST_DELAY}s"))
             now = time.time()
-            plan = backfill.plan(asked, now, durations.to_seconds(delay))
-        except (backfill.BackfillError, ValueError) as error:
+            plan = gaps.plan(asked, now, durations.to_seconds(delay))
+        except (gaps.BackfillError, ValueError) as error:
             raise AnsibleActionFail(str(error)) from error
         found = self._step("look")
         if found.get("failed"):
@@ -71,14 +69,14 @@ class ActionModule(ActionBase):
         strangers = [hub for hub in self.variables["groups"].get("hubs", []) if hub not in known]
         times = {"start": plan.start, "end": plan.end, "bytes_per_second": plan.bytes_per_second}
         # An end that was asked for leaves nothing out.
-        young = {} if asked.get(backfill.PREFIX + "end") else {"now": int(now)}
+        young = {} if asked.get(gaps.PREFIX + "end") else {"now": int(now)}
         return {"changed": False, **times, **young, "hubs": found["hubs"], "strangers": strangers}
 
-    def _fill(self, plan: dict[str, Any], hub: dict[str, Any], missing: backfill.Missing) -> dict[str, Any]:
+    def _fill(self, plan: dict[str, Any], hub: dict[str, Any], missing: gaps.Missing) -> dict[str, Any]:
         """Copy what one hub lacks, unless it waits in the queue for that hub or this is check mode."""
-        copied = backfill.Copied()
+        copied = gaps.Copied()
         started = time.monotonic()
-        waits = backfill.waiting(hub["pending_bytes"])
+        waits = gaps.waiting(hub["pending_bytes"])
         if missing.parts and not waits and not self._task.check_mode:
             copied = self._copy(plan["bytes_per_second"], hub, missing)
         done = missing.before(copied.chunks)
@@ -93,19 +91,19 @@ class ActionModule(ActionBase):
             "problem": copied.problem,
         }
 
-    def _copy(self, bytes_per_second: int, hub: dict[str, Any], missing: backfill.Missing) -> backfill.Copied:
+    def _copy(self, bytes_per_second: int, hub: dict[str, Any], missing: gaps.Missing) -> gaps.Copied:
         """Copy until all is copied or it cannot go on."""
-        copied = backfill.Copied()
+        copied = gaps.Copied()
         while copied.chunks < len(missing.parts) and not copied.problem:
-            chunks = [list(chunk) for chunk in missing.chunks[copied.chunks :][: backfill.CHUNKS_PER_SLICE]]
-            limits = {"bytes_per_second": bytes_per_second, "seconds": backfill.SLICE_SECONDS}
+            chunks = [list(chunk) for chunk in missing.chunks[copied.chunks :][: gaps.CHUNKS_PER_SLICE]]
+            limits = {"bytes_per_second": bytes_per_second, "seconds": gaps.SLICE_SECONDS}
             answer = self._step("copy", url=hub["url"], chunks=chunks, **limits)
             copied.chunks += answer.get("chunks", 0)
             copied.sent_bytes += answer.get("sent_bytes", 0)
             if answer.get("failed"):
                 copied.problem = message(answer)
             else:
-                tell(backfill.progress(self.host, hub["name"], missing.before(copied.chunks), missing))
+                tell(gaps.progress(self.host, hub["name"], missing.before(copied.chunks), missing))
         return copied
 
     def _step(self, step: str, **args: Any) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backfill_report, report
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.backfill import report as backfill_report
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report import plain
 
 # What is registered on each robot.
 REGISTERED = ("plan", "own", "before", "copy", "after", "own_closer", "after_closer")
@@ -27,12 +28,12 @@ class ActionModule(ActionBase):
         args = self._task.args
         variables = task_vars or {}
         robots = []
-        for host in sorted(variables["ansible_play_hosts_all"], key=_reading_order):
+        for host in sorted(variables["ansible_play_hosts_all"], key=plain.by_name):
             known = variables["hostvars"][host]
             results = {name: known.get(args[name]) or {} for name in REGISTERED}
             robots.append(backfill_report.Robot(host, self._task.check_mode, **results))
         unreachable = {
-            answer["item"]: report.message(answer) for answer in args["hubs"]["results"] if "ping" not in answer
+            answer["item"]: plain.message(answer) for answer in args["hubs"]["results"] if "ping" not in answer
         }
         verdict = backfill_report.Report(robots, unreachable, self._task.check_mode)
         for line in verdict.lines():
@@ -42,10 +43,6 @@ class ActionModule(ActionBase):
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             write_atomically(Path(args["path"]), json.dumps(verdict.as_dict(now), indent=2) + "\n")
         return {"changed": False, "failed": bool(verdict.problems), "msg": verdict.summary}
-
-
-def _reading_order(host: str) -> tuple[bool, list[tuple[int, str]]]:
-    return report.reading_order(report.Machine(host, True, None))
 
 
 def _colour(healthy: bool) -> str:

@@ -19,26 +19,28 @@ import yaml
 from ansible import constants as C
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import Entry, Store, StoreError
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.base import ownership
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.sizes import to_bytes
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules as firewall
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import verified
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import (
     capacity,
     certificates,
-    firewall,
     names,
-    ownership,
     ports,
-    report,
     requirements,
-)
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import to_bytes
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Entry, Store, StoreError
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import (
-    machine_files,
-    role_options,
     same_machine,
-    verified,
 )
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.machine_files import File, MachineFiles
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import DEFAULTS, ROLES, service_ports
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report import plain
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service import role_options
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service.role_defaults import (
+    DEFAULTS,
+    ROLES,
+    service_ports,
+)
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.system import machine_files
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.system.machine_files import File, MachineFiles
 
 MODULE = "roverwatch.fleet.base"
 ANYWAY = "vmagent_hubs_required: false deploys the robot all the same, and its queue keeps the samples until then"
@@ -145,7 +147,7 @@ class ActionModule(ActionBase):
 
         found: dict[str, Any] = self._execute_module(MODULE, module_args=asked, task_vars=task_vars)
         if found.get("failed") or found.get("unreachable"):
-            return found | ({"msg": f"{host}: {report.message(found)}"} if "module_stderr" in found else {})
+            return found | ({"msg": f"{host}: {plain.message(found)}"} if "module_stderr" in found else {})
         machine = found["machine"]
 
         self._hubs(values, found["hubs"])

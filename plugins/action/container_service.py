@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import delivery
 
 
 class ActionModule(ActionBase):
@@ -13,4 +13,4 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        return artifacts.serve(self, "roverwatch.fleet.container_service", ["engine", "instances"], task_vars or {})
+        return delivery.serve(self, "roverwatch.fleet.container_service", ["engine", "instances"], task_vars or {})

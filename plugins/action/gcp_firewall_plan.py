@@ -1,4 +1,4 @@
-"""The controller's half of the role gcp_firewall: what is to change at GCP. What it decides is in module_utils."""
+"""The controller's half of the role gcp_firewall: what is to change at GCP. What it decides is in plugin_utils/gcp."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, gcp_firewall
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.gcp_firewall import Json, Plan, Settings
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import service_ports
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules as firewall
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp import vpc
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp.vpc import Json, Plan, Settings
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service.role_defaults import service_ports
 
 LIST = "google.cloud.gcp_compute_firewall_info"
 EMPTY = (
@@ -33,7 +34,7 @@ class ActionModule(ActionBase):
             return self._failed(f"GCP refused:\n{self._reason(args['error'])}")
         absent = args.get("state", "present") == "absent"
         wanted, problems = ([], []) if absent else self._wanted(args["rules"], task_vars or {})
-        problems = gcp_firewall.check(self.settings) + problems
+        problems = vpc.check(self.settings) + problems
         if problems:
             return self._failed(_listed("Nothing was changed at GCP", problems))
 
@@ -41,9 +42,9 @@ class ActionModule(ActionBase):
         found = self._execute_module(LIST, module_args=asked, task_vars=task_vars)
         if found.get("failed"):
             before = "Nothing was changed at GCP" if args["step"] == "plan" else "GCP's rules were changed, not checked"
-            again = bool(re.search(gcp_firewall.BUSY, _said(found)))
+            again = bool(re.search(vpc.BUSY, _said(found)))
             return self._failed(f"{before}: {self._reason(found)}", again)
-        plan = gcp_firewall.plan(found["resources"], wanted, self.settings)
+        plan = vpc.plan(found["resources"], wanted, self.settings)
         if plan.problems:
             return self._failed(_listed("Nothing was changed at GCP", plan.problems))
         if args["step"] == "verify":
@@ -54,7 +55,7 @@ class ActionModule(ActionBase):
         rules, problems = firewall.parse(
             listed, variables.get("groups", {}), service_ports(variables, firewall.SERVICES, self._templar.template)
         )
-        wanted, more = gcp_firewall.render(rules, self.settings)
+        wanted, more = vpc.render(rules, self.settings)
         if not rules and not problems:
             problems = [EMPTY]
         return wanted, problems + more
@@ -67,7 +68,7 @@ class ActionModule(ActionBase):
             # What is changed is changed by the tasks after this one. A diff is shown of what is changed alone.
             "changed": bool(plan.steps) and bool(self._task.check_mode or self._task.diff),
             "steps": [{"what": step.what, "arguments": step.arguments()} for step in plan.steps],
-            "busy": gcp_firewall.BUSY,
+            "busy": vpc.BUSY,
             "diff": [
                 {
                     "before_header": f"{(change.before or change.after)['name']} (project {self.settings.project})",
@@ -89,7 +90,7 @@ class ActionModule(ActionBase):
     def _reason(self, result: Mapping[str, Any]) -> str:
         """Of a module that failed, or of a loop of it, of which the last one did."""
         last = next((one for one in result.get("results", []) if one.get("failed")), result)
-        reason = gcp_firewall.explain(_said(last), self.settings, self._task.args["auth"]["auth_kind"])
+        reason = vpc.explain(_said(last), self.settings, self._task.args["auth"]["auth_kind"])
         step = last.get(last.get("ansible_loop_var", "item"))
         return f"{step['what']}: {reason}" if isinstance(step, Mapping) else reason
 
@@ -109,7 +110,7 @@ def _listed(title: str, lines: list[str]) -> str:
 def _shown(rule: Json) -> str:
     """A rule as a diff shows it: a line for each field, and for each item of a list."""
     lines = []
-    for field in gcp_firewall.FIELDS:
+    for field in vpc.FIELDS:
         value = rule.get(field)
         if field in ("allowed", "denied") and value:
             value = [f"{one['IPProtocol']} {port}" for one in value for port in one.get("ports", ["all"])]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import gcp_hub
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp_hub_api import Compute, GcpError
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp import vm
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp.api import Compute, GcpError
 
 CREDENTIALS = ("auth_kind", "service_account_file", "access_token")
 PLACE = ("project", "zone", "name")
@@ -26,11 +26,11 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         args = self._task.args
-        self.hub = gcp_hub.Hub(
+        self.hub = vm.Hub(
             **{name: args[name] for name in (*PLACE, *WANTED) if name in args},
             ssh_public_key=_text(args.get("ssh_public_key", "")),
         )
-        problems = gcp_hub.problems(self.hub) if args["command"] == "plan" else gcp_hub.place(self.hub)
+        problems = vm.problems(self.hub) if args["command"] == "plan" else vm.place(self.hub)
         if problems:
             return _failed("Nothing was changed in Google Cloud", problems)
         try:
@@ -43,17 +43,17 @@ class ActionModule(ActionBase):
 
     def _plan(self) -> dict[str, Any]:
         found = self._found()
-        if wrong := gcp_hub.strangers(self.hub, found):
+        if wrong := vm.strangers(self.hub, found):
             return _failed("Nothing was changed in Google Cloud", wrong)
-        make = gcp_hub.missing(found)
+        make = vm.missing(found)
         result = self._said("make", make) | {
             "found": found,
             "description": self.hub.description,
             "labels": self.hub.labels,
             "metadata": self.hub.metadata,
-            "will_tell": gcp_hub.will_tell(self.hub, found),
+            "will_tell": vm.will_tell(self.hub, found),
         }
-        if different := gcp_hub.differences(self.hub, found):
+        if different := vm.differences(self.hub, found):
             result["warnings"] = [
                 f"{self.hub.name} is there, is not as asked for, and was left alone: {line}" for line in different
             ]
@@ -62,16 +62,16 @@ class ActionModule(ActionBase):
     def _removal(self) -> dict[str, Any]:
         with_disk = self._task.args["with_disk"]
         found = self._found()
-        if wrong := gcp_hub.in_the_way(self.hub, found, with_disk):
+        if wrong := vm.in_the_way(self.hub, found, with_disk):
             return _failed("Nothing was removed in Google Cloud", wrong)
-        return self._said("remove", gcp_hub.removable(found, with_disk)) | {"found": found}
+        return self._said("remove", vm.removable(found, with_disk)) | {"found": found}
 
     def _found(self) -> dict[str, dict[str, Any] | None]:
         return {kind: self.compute.get(path) for kind, path in self.hub.paths.items()}
 
     def _said(self, verb: str, kinds: list[str]) -> dict[str, Any]:
         """The modules that do it know no check mode, so what they would do is said here."""
-        lines = [f"{verb} the {gcp_hub.CALLED[kind]} {self.hub.names[kind]}" for kind in kinds]
+        lines = [f"{verb} the {vm.CALLED[kind]} {self.hub.names[kind]}" for kind in kinds]
         for line in lines:
             tell(f"{'would ' if self._task.check_mode else ''}{line} in {self.hub.project}")
         result: dict[str, Any] = {"changed": bool(lines) and self._task.check_mode, verb: kinds}
@@ -104,7 +104,7 @@ class ActionModule(ActionBase):
         """One VM that does not tell is a warning, not the end of it: an operator may know its key already."""
         key, why = "", "it has not published them"
         try:
-            key = gcp_hub.host_key(self._attributes("hostkeys"))
+            key = vm.host_key(self._attributes("hostkeys"))
         except GcpError as error:
             why = str(error)
         result: dict[str, Any] = {"changed": False, "key": key}

@@ -11,9 +11,8 @@ from typing import Any
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import report
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import pages
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.health import page, report
 
 
 class ActionModule(ActionBase):
@@ -43,7 +42,7 @@ class ActionModule(ActionBase):
             write_atomically(Path(args["path"]), written)
             if args["page"]:
                 # Of the same data as the file, so the page can be made from the file as well.
-                write_atomically(Path(args["page"]), pages.health(json.loads(written)))
+                write_atomically(Path(args["page"]), page.draw(json.loads(written)))
                 tell(f"see {_short(args['page'])} in any browser; for programs, {_short(args['path'])}")
         return {"changed": False, "failed": not verdict.healthy, "msg": verdict.summary}
 

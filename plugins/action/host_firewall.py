@@ -11,11 +11,13 @@ from typing import Any
 from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, nftables
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.packages import broken_sources
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_options, same_machine
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import service_ports
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import nftables
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules as firewall
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import same_machine
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service import role_options
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service.role_defaults import service_ports
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.system.packages import broken_sources
 
 MODULE = "roverwatch.fleet.host_firewall"
 TOOL = "/usr/local/sbin/roverwatch-firewall"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.hub_certificates import CertificateError, HubCertificates
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.hub.certificates import CertificateError, HubCertificates
 
 SPEC = {
     "directory": {"type": "path", "required": True},

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import from_bytes
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.hub_run import HubRun
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.sizes import from_bytes
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.backup.hub_run import HubRun
 
 
 class ActionModule(HubRun):

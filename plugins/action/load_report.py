@@ -10,8 +10,8 @@ from typing import Any
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import load_report
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.load import report
 
 
 class ActionModule(ActionBase):
@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
         args = self._task.args
         variables = task_vars or {}
         hosts = variables["ansible_play_hosts_all"]
-        verdict = load_report.Report.of({host: variables["hostvars"][host].get(args["results"]) for host in hosts})
+        verdict = report.Report.of({host: variables["hostvars"][host].get(args["results"]) for host in hosts})
         for line in verdict.lines():
             tell(line.text, color=None if line.healthy is None else _colour(line.healthy))
         tell(verdict.summary, color=_colour(not verdict.problems))

@@ -7,9 +7,9 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import load
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.load import run as load
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import delivery
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
 
 
 class ActionModule(ActionBase):
@@ -28,11 +28,11 @@ class ActionModule(ActionBase):
             return found
         result = {"changed": False, "planned": plan.describe(found["url"]), "unit": plan.unit}
         if self._task.check_mode:
-            brought = artifacts.bring_program(self, load.GENERATOR, self.variables)
+            brought = delivery.bring_program(self, load.GENERATOR, self.variables)
             return brought if brought.get("failed") else result
 
         try:
-            outcome = artifacts.bring_program(self, load.GENERATOR, self.variables)
+            outcome = delivery.bring_program(self, load.GENERATOR, self.variables)
             if not outcome.get("failed"):
                 tell(f"{self.host}: {result['planned']}")
                 outcome = self._load(plan, found["url"], outcome["path"])

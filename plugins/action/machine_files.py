@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import same_machine
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.machine_files import MODULE, File, MachineFiles
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import same_machine
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.system.machine_files import MODULE, File, MachineFiles
 
 SPEC = {
     "directories": {"type": "list", "elements": "path", "default": []},

@@ -10,10 +10,10 @@ from ansible import constants as C
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.images import BuildError, read_dockerfile
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.images import BuildError, read_dockerfile
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.outdated import pins
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.outdated.pins import Pin, Report, Row
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 
 class ActionModule(ActionBase):

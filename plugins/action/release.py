@@ -8,8 +8,8 @@ from typing import Any
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import rollout
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import journal
 
 TOOL = "/usr/local/sbin/roverwatch-release"
 # What the tool exits with when the robot is back on the old version, which is not well.
@@ -63,8 +63,8 @@ class ActionModule(ActionBase):
             return
         plan, wave = variables["rollout_plan"], self._task.args.get("wave") or {}
         came_from = status["release"] if status and phase == "begun" else None
-        rollout.append(
-            Path(plan["directory"]) / rollout.JOURNAL,
+        journal.append(
+            Path(plan["directory"]) / journal.JOURNAL,
             {
                 "run": plan["run"],
                 "robot": variables["inventory_hostname"],

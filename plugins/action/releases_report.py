@@ -8,11 +8,12 @@ from typing import Any
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import report
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report import plain
 
 COLUMNS = ("ROBOT", "RELEASE", "STATE", "SINCE", "PREVIOUS", "AT THE HUB", "NOTE")
 GOOD = ("confirmed",)
+COLORS = {True: C.COLOR_OK, False: C.COLOR_WARN, None: None}
 
 
 class ActionModule(ActionBase):
@@ -24,25 +25,22 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         variables = task_vars or {}
         heard = _heard(self._task.args["hubs"])
-        machines = [report.Machine(name, True, None) for name in variables["ansible_play_hosts_all"]]
         rows = []
-        for machine in sorted(machines, key=report.reading_order):
-            status = variables["hostvars"][machine.name].get(self._task.args["statuses"]) or {}
-            rows.append(_row(machine.name, status, heard.get(machine.name)))
-        width = [max(len(column), *(len(row[column]) for row in rows)) for column in COLUMNS]
-        tell("  ".join(column.ljust(size) for column, size in zip(COLUMNS, width, strict=True)).rstrip())
-        for row in rows:
-            text = "  ".join(row[column].ljust(size) for column, size in zip(COLUMNS, width, strict=True)).rstrip()
-            tell(text, color=C.COLOR_OK if row["STATE"] in GOOD and not row["NOTE"] else C.COLOR_WARN)
+        for name in sorted(variables["ansible_play_hosts_all"], key=plain.by_name):
+            status = variables["hostvars"][name].get(self._task.args["statuses"]) or {}
+            rows.append(_row(name, status, heard.get(name)))
+        cells = [([row[column] for column in COLUMNS], row["STATE"] in GOOD and not row["NOTE"]) for row in rows]
+        for line in plain.table(COLUMNS, cells):
+            tell(line.text, color=COLORS[line.healthy])
         return {"changed": False, "robots": rows}
 
 
 def _row(robot: str, status: Mapping[str, Any], heard: str | None) -> dict[str, str]:
-    row = {"ROBOT": robot, "AT THE HUB": heard or report.UNKNOWN, "NOTE": ""}
-    unknown = dict.fromkeys(("RELEASE", "SINCE", "PREVIOUS"), report.UNKNOWN)
+    row = {"ROBOT": robot, "AT THE HUB": heard or plain.UNKNOWN, "NOTE": ""}
+    unknown = dict.fromkeys(("RELEASE", "SINCE", "PREVIOUS"), plain.UNKNOWN)
     if "state" not in status:
         gone = bool(status.get("unreachable"))
-        return {**row, **unknown, "STATE": "unreachable" if gone else "unknown", "NOTE": report.message(status)[:80]}
+        return {**row, **unknown, "STATE": "unreachable" if gone else "unknown", "NOTE": plain.message(status)[:80]}
     note = ""
     if status["applying"]:
         until = time.strftime("%H:%M:%S", time.localtime(status["applying"]["deadline"]))
@@ -53,12 +51,10 @@ def _row(robot: str, status: Mapping[str, Any], heard: str | None) -> dict[str, 
         note = f"came back from {status['rolled_back_from']}: {status['reason']}"[:120]
     return {
         **row,
-        "RELEASE": status["release"] or report.UNKNOWN,
+        "RELEASE": status["release"] or plain.UNKNOWN,
         "STATE": status["state"].replace("_", " "),
-        "SINCE": time.strftime("%Y-%m-%d %H:%M", time.localtime(status["since"]))
-        if status["since"]
-        else report.UNKNOWN,
-        "PREVIOUS": status["previous"] or report.UNKNOWN,
+        "SINCE": time.strftime("%Y-%m-%d %H:%M", time.localtime(status["since"])) if status["since"] else plain.UNKNOWN,
+        "PREVIOUS": status["previous"] or plain.UNKNOWN,
         "NOTE": note,
     }
 

@@ -1,4 +1,4 @@
-"""The controller's steps of a rollout: the plan, the journal, the verdicts. What they decide is in module_utils."""
+"""The controller's steps of a rollout: the plan, the journal, the verdicts. What they decide is in plugin_utils/rollout."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from ansible import constants as C
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import durations, report, rollout
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import durations
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report import plain
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import journal
 
 DURATIONS = ("rollout_deadline", "rollout_bake", "rollout_gate_patience")
 NOT_THERE = "cannot be reached"
@@ -46,7 +48,7 @@ class ActionModule(ActionBase):
         }
         try:
             return {"changed": False, **steps[self.args["step"]]()}
-        except rollout.RolloutError as error:
+        except journal.RolloutError as error:
             raise AnsibleActionFail(f"nothing was changed: {error}") from error
 
     # before the first wave
@@ -54,28 +56,28 @@ class ActionModule(ActionBase):
     def plan(self) -> dict[str, Any]:
         """Decide who is updated when, from what each robot says of itself."""
         settings = self.args["settings"]
-        release = rollout.check_release(settings["rollout_release"])
+        release = journal.check_release(settings["rollout_release"])
         times = {name: _seconds(settings, name) for name in DURATIONS}
-        rollout.check_times(times["rollout_deadline"], times["rollout_bake"])
-        robots = sorted(self.variables["ansible_play_hosts_all"], key=_reading_order)
+        journal.check_times(times["rollout_deadline"], times["rollout_bake"])
+        robots = sorted(self.variables["ansible_play_hosts_all"], key=plain.by_name)
         folder = Path(settings["rollout_dir"]) / release
         holder = _holder(folder.parent)
 
         statuses = {robot: self.variables["hostvars"][robot].get(self.args["statuses"]) or {} for robot in robots}
-        found = rollout.sort_robots(
-            statuses, release, holder, rollout.last_phases(rollout.read(folder / rollout.JOURNAL))
+        found = journal.sort_robots(
+            statuses, release, holder, journal.last_phases(journal.read(folder / journal.JOURNAL))
         )
         if found.problems:
-            raise rollout.RolloutError("\n".join(found.problems))
+            raise journal.RolloutError("\n".join(found.problems))
         if settings["rollout_gates"] and not settings["hubs"]:
-            raise rollout.RolloutError(
+            raise journal.RolloutError(
                 "rollout_gates ask a hub how the updated robots do, and the inventory has no host in the group hubs: "
                 "add one, or go without: -e '{\"rollout_gates\": []}'"
             )
-        waves = rollout.waves(
+        waves = journal.waves(
             settings["rollout_waves"], settings["rollout_canaries"], found.todo, found.updated, found.pending
         )
-        allowed = int(rollout.share(settings["rollout_failure_budget"], len(robots), "rollout_failure_budget"))
+        allowed = int(journal.share(settings["rollout_failure_budget"], len(robots), "rollout_failure_budget"))
 
         run = f"{time.time():.3f}-{os.getppid()}"
         plan = {
@@ -96,9 +98,9 @@ class ActionModule(ActionBase):
         self._say_plan(plan, found)
         return plan
 
-    def _open(self, plan: dict[str, Any], robots: list[str], found: rollout.Sorted) -> None:
+    def _open(self, plan: dict[str, Any], robots: list[str], found: journal.Sorted) -> None:
         """Begin the journal of this run, unless another run on this controller is about the same robots."""
-        rollout.claim(Path(plan["directory"]).parent, os.getppid(), plan["release"], robots)
+        journal.claim(Path(plan["directory"]).parent, os.getppid(), plan["release"], robots)
         self.current = plan
         self._journal(
             phase="planned", robots=robots, **{key: plan[key] for key in ("waves", "allowed", "holder")},
@@ -109,19 +111,19 @@ class ActionModule(ActionBase):
         for robot in found.updated:
             self._journal(robot=robot, phase="skipped", to=plan["release"], reason="has this release")
         # What stays true of a run whose controller is killed.
-        cut_off = {"release": plan["release"], "outcome": rollout.STOPPED, "reason": "the run has not come to its end"}
+        cut_off = {"release": plan["release"], "outcome": journal.STOPPED, "reason": "the run has not come to its end"}
         write_atomically(Path(plan["directory"]) / "result.json", json.dumps(cut_off, indent=2) + "\n")
 
-    def _say_plan(self, plan: dict[str, Any], found: rollout.Sorted) -> None:
+    def _say_plan(self, plan: dict[str, Any], found: journal.Sorted) -> None:
         tell(f"rollout {plan['release']}: journal in {plan['directory']}/journal.jsonl")
         for wave in plan["waves"]:
-            tell(f"  wave {wave['number']}: {report.count(len(wave['robots']), 'robot')}: {_some(wave['robots'])}")
+            tell(f"  wave {wave['number']}: {plain.count(len(wave['robots']), 'robot')}: {_some(wave['robots'])}")
         for words, robots, colour in (
             ("has it", found.updated, C.COLOR_OK),
             ("pending", list(found.pending), C.COLOR_WARN),
         ):
             if robots:
-                tell(f"  {words}: {report.count(len(robots), 'robot')}: {_some(robots)}", color=colour)
+                tell(f"  {words}: {plain.count(len(robots), 'robot')}: {_some(robots)}", color=colour)
 
     # one wave
 
@@ -138,37 +140,37 @@ class ActionModule(ActionBase):
         """See who of the wave is there and can be judged; the others are pending, which is no failure."""
         wave = self._wave()
         statuses = {robot: self.variables["hostvars"][robot].get(self.args["statuses"]) or {} for robot in wave.robots}
-        robots, pending, found = rollout.admit(wave, statuses, [_answer(answer) for answer in self.args["answers"]])
+        robots, pending, found = journal.admit(wave, statuses, [_answer(answer) for answer in self.args["answers"]])
         self._journal(phase="wave_started", wave=wave.number, reason="")
         last = self.current["waves"][-1]["number"]
-        tell(f"wave {wave.number} of {last}: {report.count(len(robots), 'robot')}: {_some(robots)}")
+        tell(f"wave {wave.number} of {last}: {plain.count(len(robots), 'robot')}: {_some(robots)}")
         for robot, why in pending.items():
             self._journal(robot=robot, phase="pending", wave=wave.number, to=self.current["release"], reason=why)
             tell(f"  {robot}: pending: {why}", color=C.COLOR_WARN)
         if found.outcome != "pass":
-            return self._pause(wave, rollout.PAUSED, f"was not begun, as nobody could judge it: {found.reason}")
+            return self._pause(wave, journal.PAUSED, f"was not begun, as nobody could judge it: {found.reason}")
         if not robots and self._first(wave):
             why = f"none of the first wave can be updated now ({_some(list(pending))}); rollout_canaries names others"
-            return self._pause(wave, rollout.PENDING, why)
+            return self._pause(wave, journal.PENDING, why)
         return {"number": wave.number, "robots": robots}
 
-    def _pause(self, wave: rollout.Wave, outcome: str, why: str) -> dict[str, Any]:
+    def _pause(self, wave: journal.Wave, outcome: str, why: str) -> dict[str, Any]:
         self._journal(phase="wave_ended", wave=wave.number, outcome="paused", reason=why)
-        return self._finish(rollout.Verdict(outcome, f"wave {wave.number}: {why}"))
+        return self._finish(journal.Verdict(outcome, f"wave {wave.number}: {why}"))
 
     def tally(self) -> dict[str, Any]:
         """Who of the wave is how far, from the journal: asking each robot's variables takes far longer."""
-        lines, robots = rollout.read(self._path()), self._wave().robots
+        lines, robots = journal.read(self._path()), self._wave().robots
         return {
-            key: rollout.at_phase(lines, self.current["run"], robots, phase)
+            key: journal.at_phase(lines, self.current["run"], robots, phase)
             for key, phase in (("updating", "deployed"), ("healthy", "healthy"))
         }
 
     def judge(self) -> dict[str, Any]:
         """What becomes of the wave: the failure budget first, then what the hubs say."""
         wave = self._wave()
-        lines = rollout.read(self._path())
-        found = rollout.judge_budget(lines, self.current["run"], wave, self.current["allowed"], self._first(wave))
+        lines = journal.read(self._path())
+        found = journal.judge_budget(lines, self.current["run"], wave, self.current["allowed"], self._first(wave))
         answers = [_answer(answer) for answer in self.args["answers"]]
         for answer in answers:
             for gate in answer["gates"]:
@@ -181,47 +183,47 @@ class ActionModule(ActionBase):
                     color={"pass": C.COLOR_OK, "fail": C.COLOR_ERROR}.get(gate["outcome"], C.COLOR_WARN),
                 )
         if found.outcome == "pass":
-            found = rollout.judge_hubs(answers)
+            found = journal.judge_hubs(answers)
         if found.outcome == "no_data" and self.args.get("going_on"):
-            found = rollout.Verdict("pass", f"the operator goes on without data: {found.reason}")
+            found = journal.Verdict("pass", f"the operator goes on without data: {found.reason}")
             self._journal(phase="gate", wave=wave.number, gate="operator", outcome="pass", reason=found.reason)
         return {"outcome": found.outcome, "reason": found.reason}
 
     def end_wave(self) -> dict[str, Any]:
         """Close the wave, and end the rollout unless it passed."""
         wave, verdict = self._wave(), self.args["verdict"]
-        found = rollout.Verdict(verdict["outcome"], verdict["reason"])
+        found = journal.Verdict(verdict["outcome"], verdict["reason"])
         if found.outcome == "pass":  # robots may have got lost since, on their confirmation
-            lines = rollout.read(self._path())
-            found = rollout.judge_budget(lines, self.current["run"], wave, self.current["allowed"], self._first(wave))
+            lines = journal.read(self._path())
+            found = journal.judge_budget(lines, self.current["run"], wave, self.current["allowed"], self._first(wave))
         ended = {"pass": "passed", "fail": "failed", "no_data": "paused"}[found.outcome]
         self._journal(phase="wave_ended", wave=wave.number, outcome=ended, reason=found.reason)
         if found.outcome == "pass":
             return {}
-        outcome = rollout.PAUSED if found.outcome == "no_data" else rollout.STOPPED
-        return self._finish(rollout.Verdict(outcome, f"wave {wave.number}: {found.reason}"))
+        outcome = journal.PAUSED if found.outcome == "no_data" else journal.STOPPED
+        return self._finish(journal.Verdict(outcome, f"wave {wave.number}: {found.reason}"))
 
     def end(self) -> dict[str, Any]:
         """The end after the last wave."""
-        return self._finish(rollout.verdict(rollout.read(self._path())))
+        return self._finish(journal.verdict(journal.read(self._path())))
 
-    def _finish(self, found: rollout.Verdict) -> dict[str, Any]:
+    def _finish(self, found: journal.Verdict) -> dict[str, Any]:
         self._journal(phase="ended", outcome=found.outcome, reason=found.reason)
-        return {"failed": found.outcome != rollout.UPDATED, "msg": f"{found.outcome}: {found.reason}"}
+        return {"failed": found.outcome != journal.UPDATED, "msg": f"{found.outcome}: {found.reason}"}
 
     # what all of them need
 
     def _path(self) -> Path:
-        return Path(self.current["directory"]) / rollout.JOURNAL
+        return Path(self.current["directory"]) / journal.JOURNAL
 
     def _journal(self, **line: Any) -> None:
         if not self._task.check_mode:
-            rollout.append(self._path(), {"run": self.current["run"], **line})
+            journal.append(self._path(), {"run": self.current["run"], **line})
 
-    def _wave(self) -> rollout.Wave:
-        return rollout.Wave(self.args["wave"]["number"], self.args["wave"]["robots"])
+    def _wave(self) -> journal.Wave:
+        return journal.Wave(self.args["wave"]["number"], self.args["wave"]["robots"])
 
-    def _first(self, wave: rollout.Wave) -> bool:
+    def _first(self, wave: journal.Wave) -> bool:
         return bool(self.current["first"]) and wave.number == self.current["waves"][0]["number"]
 
 
@@ -229,7 +231,7 @@ def _seconds(settings: Mapping[str, Any], name: str) -> float:
     try:
         return durations.to_seconds(settings[name])
     except ValueError as error:
-        raise rollout.RolloutError(f"{name}: {error}") from error
+        raise journal.RolloutError(f"{name}: {error}") from error
 
 
 def _holder(rollouts: Path) -> str:
@@ -243,15 +245,11 @@ def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
     if "outcome" in answer:
         return {"hub": answer["item"], **{k: answer[k] for k in ("outcome", "reason", "gates", "judgeable")}}
     if not answer.get("unreachable"):
-        raise AnsibleActionFail(f"{answer['item']}: {report.message(answer)}")
-    reason = f"{NOT_THERE}: {report.message(answer)}"
+        raise AnsibleActionFail(f"{answer['item']}: {plain.message(answer)}")
+    reason = f"{NOT_THERE}: {plain.message(answer)}"
     gates = [{"name": "hub", "outcome": "no_data", "detail": reason}]
     return {"hub": answer["item"], "outcome": "no_data", "reason": reason, "gates": gates, "judgeable": []}
 
 
 def _some(robots: list[str]) -> str:
     return " ".join(robots[:8]) + (f" and {len(robots) - 8} more" if len(robots) > 8 else "")
-
-
-def _reading_order(host: str) -> tuple[bool, list[tuple[int, str]]]:
-    return report.reading_order(report.Machine(host, True, None))

@@ -12,7 +12,7 @@ description:
   - Changes nothing else; without it a run is only slower.
 """
 
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import ansible_core
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller import ansible_core
 
 ansible_core.refuse_older()
 

@@ -24,9 +24,9 @@ from typing import Any
 from ansible import constants as C
 from ansible.plugins.callback import CallbackBase
 from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import report, rollout
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import pages
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report import plain
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import journal, page
 
 ACTION = "roverwatch.fleet.rollout"
 
@@ -53,30 +53,30 @@ class CallbackModule(CallbackBase):
         until = "not confirmed, it takes the update back by itself"
         self._append(
             robot=robot, phase="unreachable", wave=next(iter(waves), None), to=self.plan["release"],
-            reason=f"lost in {result.task.get_name()!r}: {report.message(result.result)}; {until}",
+            reason=f"lost in {result.task.get_name()!r}: {plain.message(result.result)}; {until}",
         )  # fmt: skip
 
     def v2_playbook_on_stats(self, _stats: Any) -> None:
         if self.plan is None:
             return
         folder = Path(self.plan["directory"])
-        lines = rollout.read(folder / rollout.JOURNAL)
-        if rollout.of_run(lines, self.plan["run"])[-1]["phase"] != "ended":
-            lost = rollout.failures(lines, self.plan["run"])
-            reason = rollout.told(lost) or "the run ended before its last wave; see the messages above"
-            self._append(phase="ended", outcome=rollout.STOPPED, reason=reason)
-            lines = rollout.read(folder / rollout.JOURNAL)
-        rollout.disclaim(folder.parent, os.getpid())
-        whole = rollout.summary(lines)
-        write_atomically(folder / "result.json", json.dumps(rollout.result(whole), indent=2, ensure_ascii=False) + "\n")
-        write_atomically(folder / "report.html", pages.rollout(whole))
-        good = whole["outcome"] == rollout.UPDATED
-        for line in pages.rollout_lines(whole):
+        lines = journal.read(folder / journal.JOURNAL)
+        if journal.of_run(lines, self.plan["run"])[-1]["phase"] != "ended":
+            lost = journal.failures(lines, self.plan["run"])
+            reason = journal.told(lost) or "the run ended before its last wave; see the messages above"
+            self._append(phase="ended", outcome=journal.STOPPED, reason=reason)
+            lines = journal.read(folder / journal.JOURNAL)
+        journal.disclaim(folder.parent, os.getpid())
+        whole = journal.summary(lines)
+        write_atomically(folder / "result.json", json.dumps(journal.result(whole), indent=2, ensure_ascii=False) + "\n")
+        write_atomically(folder / "report.html", page.draw(whole))
+        good = whole["outcome"] == journal.UPDATED
+        for line in page.lines(whole):
             colour = {True: C.COLOR_OK, False: C.COLOR_ERROR, None: None}[line.healthy]
             tell(line.text, color=colour)
         tell(f"report: {folder}/report.html")
-        tell(rollout.sentence(whole), color=C.COLOR_OK if good else C.COLOR_ERROR)
+        tell(journal.sentence(whole), color=C.COLOR_OK if good else C.COLOR_ERROR)
 
     def _append(self, **line: Any) -> None:
         assert self.plan is not None
-        rollout.append(Path(self.plan["directory"]) / rollout.JOURNAL, {"run": self.plan["run"], **line})
+        journal.append(Path(self.plan["directory"]) / journal.JOURNAL, {"run": self.plan["run"], **line})

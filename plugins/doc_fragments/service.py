@@ -1,4 +1,4 @@
-"""What the modules of a service document alike; module_utils/roverwatch/services.py has the types."""
+"""What the modules of a service document alike; module_utils/roverwatch/service/deployment.py has the types."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import durations
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import durations
 
 
 def to_seconds(duration: object) -> int:

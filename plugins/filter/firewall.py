@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules as firewall
 
 
 def allowed_from(listed: object, group_names: Sequence[str], port: int | str, service: str = "") -> list[str]:

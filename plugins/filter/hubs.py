@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import sizes
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import sizes
 
 AUTHORITIES = "/etc/roverwatch/vmagent/hub-ca.pem"
 LOGIN_FILE = "/etc/roverwatch/vmagent/secrets/hub_password"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.packages import broken_sources
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.system.packages import broken_sources
 
 
 class FilterModule:

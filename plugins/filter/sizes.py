@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import sizes
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import sizes
 
 
 def to_bytes(size: object) -> int:

@@ -59,7 +59,7 @@ options:
     default: false
 """
 
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import ansible_core
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller import ansible_core
 
 ansible_core.refuse_older()
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""A program of the artifact store on a machine; for action plugins, which bring it (plugin_utils/artifacts.py)."""
+"""A program of the artifact store on a machine; for action plugins, which bring it (plugin_utils/artifact/delivery.py)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ path:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import installed, services, unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact import installed
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import deployment
 
 
 def main() -> None:
@@ -61,7 +63,7 @@ def main() -> None:
         properties, brought = installed.ensure(params["candidates"], params["staged"], None, module.check_mode)
         return {"changed": bool(brought), **properties[params["name"]]}
 
-    services.run(module, work)
+    deployment.run(module, work)
 
 
 if __name__ == "__main__":

@@ -104,27 +104,24 @@ strangers:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
-    backfill,
-    backfill_copy,
-    health,
-    local_database,
-    unexpected,
-)
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill import copying, gaps
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import local_database
 
 
-def look(module: AnsibleModule, _: backfill_copy.Progress) -> dict[str, Any]:
+def look(module: AnsibleModule, _: copying.Progress) -> dict[str, Any]:
     """Which hubs the robot has, and what waits for each."""
-    return {"hubs": backfill_copy.Robot.read(module.params["robot"]).describe_hubs()}
+    return {"hubs": copying.Robot.read(module.params["robot"]).describe_hubs()}
 
 
-def copy(module: AnsibleModule, progress: backfill_copy.Progress) -> dict[str, Any]:
+def copy(module: AnsibleModule, progress: copying.Progress) -> dict[str, Any]:
     """Copy chunks for some seconds."""
     given = module.params
-    robot = backfill_copy.Robot.read(given["robot"])
-    chunks = [backfill.Chunk(*chunk) for chunk in given["chunks"]]
-    target = backfill_copy.Gateway(robot, robot.hub(given["url"]), backfill_copy.Pace(given["bytes_per_second"]))
-    backfill_copy.copy(robot, target, chunks, given["seconds"], progress)
+    robot = copying.Robot.read(given["robot"])
+    chunks = [gaps.Chunk(*chunk) for chunk in given["chunks"]]
+    target = copying.Gateway(robot, robot.hub(given["url"]), copying.Pace(given["bytes_per_second"]))
+    copying.copy(robot, target, chunks, given["seconds"], progress)
     return {}
 
 
@@ -144,10 +141,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    progress = backfill_copy.Progress()
+    progress = copying.Progress()
     try:
         found = STEPS[module.params["step"]](module, progress)
-    except (backfill_copy.CopyError, local_database.DatabaseError, health.HealthError) as error:
+    except (copying.CopyError, local_database.DatabaseError, machine.HealthError) as error:
         module.fail_json(msg=str(error), chunks=progress.chunks, sent_bytes=progress.sent_bytes)
     module.exit_json(changed=progress.chunks > 0, chunks=progress.chunks, sent_bytes=progress.sent_bytes, **found)
 

@@ -131,17 +131,15 @@ from pathlib import Path
 from typing import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
-    cgroup,
-    gateway,
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.base import (
     identity,
     listening,
-    machine_files,
     ownership,
     places,
-    systemd,
-    unexpected,
 )
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import gateway
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup, machine_files, systemd
 
 TARGET = Path("/opt/roverwatch")
 DATA = Path("/var/lib/roverwatch")

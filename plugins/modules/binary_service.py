@@ -199,12 +199,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
-    firewall,
-    services,
-    unexpected,
-    unit_text,
-)
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import deployment, unit_text
 
 Properties = Mapping[str, Mapping[str, str]]
 
@@ -238,13 +235,13 @@ def arguments(given: Sequence[Any], listen: str, port: int) -> list[str]:
 def instance(wanted: Mapping[str, Any], properties: Properties) -> dict[str, Any]:
     """The service's one unit, as capped_unit takes it."""
     its = properties[wanted["name"]]
-    listen = firewall.listen_on(wanted["allow_from"])
+    listen = rules.listen_on(wanted["allow_from"])
     return {
         "name": wanted["unit"],
         "unit": unit_text.binary(wanted, [its["path"], *arguments(wanted["args"], listen, wanted["port"])]),
         "files": files(wanted, properties),
         "secrets": wanted["secrets"],
-        "secrets_dir": services.config_dir(wanted["name"]) / "secrets",
+        "secrets_dir": deployment.config_dir(wanted["name"]) / "secrets",
         "secrets_owner": "roverwatch",
         "service": {
             "kind": "binary",
@@ -255,7 +252,7 @@ def instance(wanted: Mapping[str, Any], properties: Properties) -> dict[str, Any
             **wanted["record"],
         },
         "replaces": wanted["replaces"],
-        "scrape": services.scrape(wanted, wanted["port"]),
+        "scrape": deployment.scrape(wanted, wanted["port"]),
         "ready_timeout": wanted["ready_timeout"],
     }
 
@@ -271,7 +268,7 @@ def main() -> None:
     }
     module = AnsibleModule(
         argument_spec={
-            **services.SPEC,
+            **deployment.SPEC,
             "args": {"type": "list", "elements": "raw", "default": []},
             "tools": {"type": "list", "elements": "dict", "default": [], "options": artifact_spec},
             "start_pre": {"type": "list", "elements": "str", "default": []},
@@ -284,7 +281,7 @@ def main() -> None:
             "sees_mounts": {"type": "bool", "default": False},
             "address_families": {"type": "list", "elements": "str", "default": ["AF_INET", "AF_INET6", "AF_UNIX"]},
         },
-        required_if=services.REQUIRED_IF,
+        required_if=deployment.REQUIRED_IF,
         supports_check_mode=True,
     )
     params = module.params
@@ -292,11 +289,11 @@ def main() -> None:
     def work() -> dict[str, Any]:
         if params["state"] == "absent":
             names = [params["name"], *(tool["name"] for tool in params["tools"])]
-            return services.absent(params, names, None, module.check_mode)
-        wanted = services.checked(params)
-        return services.present(params, None, lambda properties: [instance(wanted, properties)], module.check_mode)
+            return deployment.absent(params, names, None, module.check_mode)
+        wanted = deployment.checked(params)
+        return deployment.present(params, None, lambda properties: [instance(wanted, properties)], module.check_mode)
 
-    services.run(module, work)
+    deployment.run(module, work)
 
 
 if __name__ == "__main__":

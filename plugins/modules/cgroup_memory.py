@@ -85,7 +85,8 @@ cgroups:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, systemd, unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup, systemd
 
 
 def directories(module: AnsibleModule) -> dict[str, Path]:

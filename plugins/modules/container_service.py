@@ -137,12 +137,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
-    services,
-    unexpected,
-    unit_text,
-    units,
-)
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import deployment, unit_text
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import units
 
 
 def check(wanted: Mapping[str, Any], image: str) -> list[str]:
@@ -159,8 +156,8 @@ def instance(wanted: Mapping[str, Any], number: int, its: Mapping[str, str]) -> 
     """The unit of one container, counted from 1, as capped_unit takes it."""
     name = wanted["unit"] if number == 1 else "{}-{}".format(wanted["unit"], number)
     port = wanted["port"] + number - 1
-    config = services.config_dir(wanted["name"]) / (name + ".toml")
-    secrets_dir = services.config_dir(wanted["name"]) / (name + ".secrets")
+    config = deployment.config_dir(wanted["name"]) / (name + ".toml")
+    secrets_dir = deployment.config_dir(wanted["name"]) / (name + ".secrets")
     return {
         "name": name,
         "unit": unit_text.container(wanted, name, its["reference"], str(config), str(secrets_dir)),
@@ -187,7 +184,7 @@ def instance(wanted: Mapping[str, Any], number: int, its: Mapping[str, str]) -> 
             **({"devices": wanted["devices"]} if wanted["devices"] else {}),
         },
         "replaces": [],
-        "scrape": services.scrape(wanted, port),
+        "scrape": deployment.scrape(wanted, port),
         "ready_timeout": wanted["ready_timeout"],
     }
 
@@ -195,7 +192,7 @@ def instance(wanted: Mapping[str, Any], number: int, its: Mapping[str, str]) -> 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            **services.SPEC,
+            **deployment.SPEC,
             "engine": {"type": "str", "choices": ["podman", "docker"], "required": True},
             "args": {"type": "list", "elements": "str", "default": []},
             "instances": {"type": "int", "default": 1},
@@ -205,16 +202,16 @@ def main() -> None:
             "config_check": {"type": "list", "elements": "str", "default": []},
             "user_id": {"type": "int", "default": 65532},
         },
-        required_if=[*services.REQUIRED_IF, ("state", "present", ("config",))],
+        required_if=[*deployment.REQUIRED_IF, ("state", "present", ("config",))],
         supports_check_mode=True,
     )
     params = module.params
 
     def work() -> dict[str, Any]:
         if params["state"] == "absent":
-            return services.absent(params, [params["name"]], params["engine"], module.check_mode)
-        wanted = services.checked(params)
-        return services.present(
+            return deployment.absent(params, [params["name"]], params["engine"], module.check_mode)
+        wanted = deployment.checked(params)
+        return deployment.present(
             params,
             params["engine"],
             lambda properties: [
@@ -223,7 +220,7 @@ def main() -> None:
             module.check_mode,
         )
 
-    services.run(module, work)
+    deployment.run(module, work)
 
 
 if __name__ == "__main__":

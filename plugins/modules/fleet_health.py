@@ -197,7 +197,9 @@ uptime_seconds:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import cgroup, health, systemd, unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup, systemd
 
 
 def main() -> None:
@@ -218,7 +220,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    options = health.Options(
+    options = machine.Options(
         host=module.params["host"],
         expected_units=module.params["expected_units"],
         slice_unit=module.params["slice"],
@@ -233,8 +235,8 @@ def main() -> None:
         holes_period_seconds=module.params["holes_period_seconds"],
     )
     try:
-        result = health.check(options)
-    except (health.HealthError, cgroup.CgroupError, systemd.SystemdError) as error:
+        result = machine.check(options)
+    except (machine.HealthError, cgroup.CgroupError, systemd.SystemdError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)
 

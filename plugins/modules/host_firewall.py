@@ -79,13 +79,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
-    disk,
-    nftables,
-    systemd,
-    unexpected,
-    units,
-)
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import nftables
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import disk, systemd, units
 
 TOOL = Path("/usr/local/sbin/roverwatch-firewall")
 LOADER = "roverwatch-firewall.service"

@@ -57,52 +57,50 @@ figures:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
-    backup,
-    health,
-    probe,
-    systemd,
-    unexpected,
-)
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup_plan import Plan
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import from_bytes
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup import steps
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup.request import Plan
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.sizes import from_bytes
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import probe
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import systemd
 
 
 def begin(module: AnsibleModule, plan: Plan) -> dict[str, Any]:
     """See that it can be done."""
-    url = backup.service_url()
-    backup.check_alone()
-    backup.check_budget(plan)
-    status, reason = probe.http_get(url + "/health", backup.ANSWER_TIMEOUT_SECONDS)
+    url = steps.service_url()
+    steps.check_alone()
+    steps.check_budget(plan)
+    status, reason = probe.http_get(url + "/health", steps.ANSWER_TIMEOUT_SECONDS)
     if not probe.is_ready(status):
-        raise backup.BackupError(
+        raise steps.BackupError(
             f"VictoriaMetrics does not answer ({probe.describe(status, reason)}), and makes no snapshot: see "
-            f"journalctl -u {backup.SERVICE}"
+            f"journalctl -u {steps.SERVICE}"
         )
     if plan.scheme == "fs":
-        backup.check_directory(plan, make=not module.check_mode)
+        steps.check_directory(plan, make=not module.check_mode)
     else:
-        backup.check_storage(plan)
+        steps.check_storage(plan)
     if not module.check_mode:
-        backup.clear_snapshot(backup.BACKUP, url)
+        steps.clear_snapshot(steps.BACKUP, url)
     return {
-        "about": f"{from_bytes(backup.size_of(backup.DATA))} to {plan.place()}",
-        "same_disk": backup.is_on_disk_of_data(plan),
+        "about": f"{from_bytes(steps.size_of(steps.DATA))} to {plan.place()}",
+        "same_disk": steps.is_on_disk_of_data(plan),
     }
 
 
 def start(module: AnsibleModule, plan: Plan) -> dict[str, Any]:
     """Start it."""
     given = module.params
-    backup.start(backup.BACKUP, plan, given["program"], backup.service_url(), given["credentials"])
+    steps.start(steps.BACKUP, plan, given["program"], steps.service_url(), given["credentials"])
     return {}
 
 
 def poll(_: AnsibleModule, plan: Plan) -> dict[str, Any]:
     """See how far it is."""
-    state = backup.poll(backup.BACKUP)
+    state = steps.poll(steps.BACKUP)
     if not state["active"]:
-        state["figures"] = backup.judge(backup.BACKUP, plan, state["result"])
+        state["figures"] = steps.judge(steps.BACKUP, plan, state["result"])
     return state
 
 
@@ -123,7 +121,7 @@ def main() -> None:
     plan = Plan(**module.params["plan"])
     try:
         module.exit_json(changed=False, **STEPS[module.params["step"]](module, plan))
-    except (backup.BackupError, health.HealthError, systemd.SystemdError) as error:
+    except (steps.BackupError, machine.HealthError, systemd.SystemdError) as error:
         module.fail_json(msg=f"{plan.hub}: {error}")
 
 

@@ -58,39 +58,36 @@ import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
-    backup,
-    disk,
-    health,
-    systemd,
-    unexpected,
-)
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup_plan import Plan
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import from_bytes
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup import steps
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup.request import Plan
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.sizes import from_bytes
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import disk, systemd
 
 
 def begin(_: AnsibleModule, plan: Plan) -> dict[str, Any]:
     """See that it can be done, and whether it is being done."""
-    url = backup.service_url()
-    place = backup.RESTORE.place
-    follows = backup.RESTORE.is_active and place.exists() and place.read_text() == plan.place()
+    url = steps.service_url()
+    place = steps.RESTORE.place
+    follows = steps.RESTORE.is_active and place.exists() and place.read_text() == plan.place()
     if not follows:
-        backup.check_alone()
-        backup.check_budget(plan)
-    backup.check_directories()
-    had = backup.history(url)
+        steps.check_alone()
+        steps.check_budget(plan)
+    steps.check_directories()
+    had = steps.history(url)
     if had and not plan.replace:
-        raise backup.BackupError(
+        raise steps.BackupError(
             f"this hub has a history, {had}. To put the backup in its place: -e restore_replace=yes. The old one is "
-            f"kept in {backup.KEPT}"
+            f"kept in {steps.KEPT}"
         )
     about = plan.place()
     if plan.scheme == "fs":
-        size = backup.check_source(plan)
-        backup.check_space(size - backup.size_of(backup.STAGING), backup.DATA, "the backup")
+        size = steps.check_source(plan)
+        steps.check_space(size - steps.size_of(steps.STAGING), steps.DATA, "the backup")
         about = f"{from_bytes(size)} from {about}"
     else:
-        backup.check_storage(plan)
+        steps.check_storage(plan)
     instead = f"in the place of a history, {had}" if had else "into a hub without history"
     return {"about": f"{about} {instead}", "follows": follows}
 
@@ -98,35 +95,35 @@ def begin(_: AnsibleModule, plan: Plan) -> dict[str, Any]:
 def start(module: AnsibleModule, plan: Plan) -> dict[str, Any]:
     """Start it."""
     given = module.params
-    backup.make_staging(plan)
-    backup.start(backup.RESTORE, plan, given["program"], backup.service_url(), given["credentials"])
+    steps.make_staging(plan)
+    steps.start(steps.RESTORE, plan, given["program"], steps.service_url(), given["credentials"])
     return {}
 
 
 def poll(_: AnsibleModule, plan: Plan) -> dict[str, Any]:
     """See how far it is, and that there is room for the rest: how much it is, vmrestore alone says."""
-    run = backup.RESTORE
-    state = backup.poll(run)
+    run = steps.RESTORE
+    state = steps.poll(run)
     if not state["active"]:
         try:
-            state["figures"] = backup.judge(run, plan, state["result"])
-        except backup.BackupError:
-            if not (backup.STAGING / "data").exists():
-                disk.remove(backup.STAGING)
+            state["figures"] = steps.judge(run, plan, state["result"])
+        except steps.BackupError:
+            if not (steps.STAGING / "data").exists():
+                disk.remove(steps.STAGING)
             raise
     elif state["progress"]:
         try:
-            backup.check_space(state["progress"]["total"] - state["progress"]["done"], backup.DATA, "the backup")
-        except backup.BackupError:
+            steps.check_space(state["progress"]["total"] - state["progress"]["done"], steps.DATA, "the backup")
+        except steps.BackupError:
             subprocess.run(["systemctl", "stop", run.unit], check=False)
-            disk.remove(backup.STAGING)
+            disk.remove(steps.STAGING)
             raise
     return state
 
 
 def swap(_: AnsibleModule, __: Plan) -> dict[str, Any]:
     """Have the hub run on it."""
-    return {**backup.swap(backup.service_url()), "way_back": backup.way_back()}
+    return {**steps.swap(steps.service_url()), "way_back": steps.way_back()}
 
 
 STEPS = {"begin": begin, "start": start, "poll": poll, "swap": swap}
@@ -146,7 +143,7 @@ def main() -> None:
     plan = Plan(**module.params["plan"])
     try:
         module.exit_json(changed=False, **STEPS[module.params["step"]](module, plan))
-    except (backup.BackupError, health.HealthError, systemd.SystemdError) as error:
+    except (steps.BackupError, machine.HealthError, systemd.SystemdError) as error:
         module.fail_json(msg=f"{plan.hub}: {error}")
 
 

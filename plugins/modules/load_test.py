@@ -69,14 +69,10 @@ import shutil
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
-    cgroup,
-    health,
-    load,
-    systemd,
-    unexpected,
-    units,
-)
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.load import run as load
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup, systemd, units
 
 
 def begin(module: AnsibleModule) -> dict[str, Any]:
@@ -128,7 +124,7 @@ def main() -> None:
     )
     try:
         module.exit_json(changed=False, **STEPS[module.params["step"]](module))
-    except (load.LoadError, health.HealthError, cgroup.CgroupError, systemd.SystemdError) as error:
+    except (load.LoadError, machine.HealthError, cgroup.CgroupError, systemd.SystemdError) as error:
         module.fail_json(msg=str(error))
 
 

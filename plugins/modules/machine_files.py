@@ -55,7 +55,8 @@ EXAMPLES = r"""
 RETURN = "#"
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import machine_files, systemd, unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import machine_files, systemd
 
 
 def main() -> None:

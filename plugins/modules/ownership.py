@@ -38,7 +38,8 @@ account:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import ownership, unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.base import ownership
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
 
 
 def main() -> None:

@@ -155,7 +155,8 @@ judgeable:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import promql_gate, unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.rollout import promql_gate
 
 
 def main() -> None:

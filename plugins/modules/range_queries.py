@@ -80,7 +80,7 @@ import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
 
 MESSAGE_LIMIT = 500
 

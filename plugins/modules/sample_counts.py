@@ -53,7 +53,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 counts:
-  description: The counts, in the form of C(module_utils/roverwatch/sample_counts.py).
+  description: The counts, in the form of C(module_utils/roverwatch/backfill/sample_counts.py).
   returned: with O(start)
   type: str
 samples:
@@ -74,12 +74,10 @@ closer:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import (
-    health,
-    local_database,
-    sample_counts,
-    unexpected,
-)
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill import sample_counts
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import local_database
 
 
 def main() -> None:
@@ -98,7 +96,7 @@ def main() -> None:
     )
     try:
         found = count(local_database.deployed_url(), module.params)
-    except (local_database.DatabaseError, health.HealthError) as error:
+    except (local_database.DatabaseError, machine.HealthError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **found)
 

@@ -12,7 +12,7 @@ vmagent. `prepare` makes it, and says with which arguments of ansible-playbook e
 
 sensor_never_ready and sensor_errors are configurations of the version that is pinned. By hand:
 
-    PYTHONPATH=tests:plugins/module_utils python -m releases
+    PYTHONPATH=tests:collections python -m releases
 """
 
 from __future__ import annotations
@@ -28,8 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from roverwatch import images
-from roverwatch.store import Entry, MissingArtifact, Store, relative_path, sha256_file
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import (
+    Entry,
+    MissingArtifact,
+    Store,
+    relative_path,
+    sha256_file,
+)
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import images
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from roverwatch import probe
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import probe
 
 T = TypeVar("T")
 

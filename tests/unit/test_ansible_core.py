@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import ansible_core
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller import ansible_core
 
 ROOT = Path(__file__).resolve().parents[2]
 

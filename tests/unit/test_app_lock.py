@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from roverwatch.images import wheel_options
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.images import wheel_options
 from sensor_service.sources import SOURCES, source_class
 
 APP = Path(__file__).parents[2] / "app"

@@ -12,12 +12,22 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import (
+    Entry,
+    Store,
+    relative_path,
+    sha256_file,
+)
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import base_images, images
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.base_images import (
+    Base,
+    Tell,
+    Wanted,
+    python_base,
+)
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.images import BuildError, Image
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.sources import SourceError, UnreachableSource
 from jinja2 import Environment
-from roverwatch import base_images, images
-from roverwatch.base_images import Base, Tell, Wanted, python_base
-from roverwatch.images import BuildError, Image
-from roverwatch.sources import SourceError, UnreachableSource
-from roverwatch.store import Entry, Store, relative_path, sha256_file
 
 from conftest import Script
 

@@ -25,22 +25,22 @@ from typing import Any
 
 import loopback
 import pytest
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill import (
+    copying,
+    gaps,
+    remote_write,
+    sample_counts,
+)
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill.gaps import Chunk, Part
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill.sample_counts import Counts
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import retry
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import uplink
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import local_database
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.backfill import report as backfill_report
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from roverwatch import (
-    backfill,
-    backfill_copy,
-    backfill_report,
-    local_database,
-    remote_write,
-    retry,
-    sample_counts,
-    uplink,
-)
-from roverwatch.backfill import Chunk, Part
-from roverwatch.sample_counts import Counts
 
 TOP = Path(__file__).parents[2]
 NOW = int(time.time()) // 60 * 60
@@ -190,24 +190,24 @@ class Fleet:
 
     def __init__(self, robot: Database, hub: Database, front: uplink.Hub) -> None:
         self.robot, self.hub, self.front = robot, hub, front
-        self.deployed = backfill_copy.Robot("robot-1", robot.url, "http://127.0.0.1:1/health", [front])
+        self.deployed = copying.Robot("robot-1", robot.url, "http://127.0.0.1:1/health", [front])
 
-    def missing(self) -> backfill.Missing:
+    def missing(self) -> gaps.Missing:
         """As it gets from the machines to the controller."""
         own, there = (Counts.decode(each.count().encode()) for each in (self.robot, self.hub))
         closer = [
             tuple(Counts.decode(each.count(start=start, end=end, window=1).encode()) for each in (self.robot, self.hub))
-            for start, end in backfill.doubtful(own, [there])
+            for start, end in gaps.doubtful(own, [there])
         ]
-        return backfill.compare(own, there, closer)
+        return gaps.compare(own, there, closer)
 
     def copy(
         self, chunks: Sequence[Chunk], seconds: float = 600, bytes_per_second: int = 10**9, **changes: Any
-    ) -> backfill_copy.Progress:
+    ) -> copying.Progress:
         front = uplink.Hub(**{**vars(self.front), **changes})
-        target = backfill_copy.Gateway(self.deployed, front, backfill_copy.Pace(bytes_per_second))
-        progress = backfill_copy.Progress()
-        backfill_copy.copy(self.deployed, target, chunks, seconds, progress)
+        target = copying.Gateway(self.deployed, front, copying.Pace(bytes_per_second))
+        progress = copying.Progress()
+        copying.copy(self.deployed, target, chunks, seconds, progress)
         return progress
 
 
@@ -215,7 +215,7 @@ class Fleet:
 def fleet(
     databases: tuple[Database, Database, uplink.Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Fleet]:
-    monkeypatch.setattr(backfill_copy, "SPOOL", tmp_path)
+    monkeypatch.setattr(copying, "SPOOL", tmp_path)
     monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.01)
     robot, hub, front = databases
     yield Fleet(robot, hub, front)
@@ -243,26 +243,24 @@ def without(samples: Sequence[Sample], start: int, end: int) -> list[Sample]:
 
 
 def test_without_variables_the_last_day_is_compared_up_to_a_minute_ago() -> None:
-    plan = backfill.plan({}, 1_000_000_080.0, 30)
+    plan = gaps.plan({}, 1_000_000_080.0, 30)
     assert (plan.end, plan.start) == (1_000_000_020, 1_000_000_020 - 86400)
     assert plan.bytes_per_second == 256 * 1024
 
 
 def test_the_end_is_a_whole_minute_that_is_over_for_another() -> None:
     for now in (1_000_000_079.9, 1_000_000_080.0, 1_000_000_139.9):
-        end = backfill.plan({}, now, 30).end
+        end = gaps.plan({}, now, 30).end
         assert end % 60 == 0
         assert 60 <= now - end < 120
 
 
 def test_the_variables_are_texts_or_numbers() -> None:
     asked = {"backfill_period": "90s", "backfill_end": "2026-03-01T14:00:30+01:00", "backfill_rate_limit": 65536}
-    plan = backfill.plan(asked, 1_800_000_000, 30)
+    plan = gaps.plan(asked, 1_800_000_000, 30)
     assert plan.end == 1_772_370_000 - 0 and plan.start == plan.end - 120
     assert plan.bytes_per_second == 65536
-    assert backfill.plan({"backfill_end": "2h"}, 1_000_000_080, 30).end == 1_000_000_080 - 7200 - 0 - (
-        1_000_000_080 % 60
-    )
+    assert gaps.plan({"backfill_end": "2h"}, 1_000_000_080, 30).end == 1_000_000_080 - 7200 - 0 - (1_000_000_080 % 60)
 
 
 @pytest.mark.parametrize(
@@ -279,15 +277,15 @@ def test_the_variables_are_texts_or_numbers() -> None:
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_with_the_variable_and_what_to_write(name, value, remedy) -> None:
-    with pytest.raises(backfill.BackfillError) as caught:
-        backfill.plan({f"backfill_{name}": value}, NOW, 30)
+    with pytest.raises(gaps.BackfillError) as caught:
+        gaps.plan({f"backfill_{name}": value}, NOW, 30)
     assert f"backfill_{name} is '{value}'" in str(caught.value)
     assert remedy in str(caught.value)
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
-    with pytest.raises(backfill.BackfillError) as caught:
-        backfill.plan({"backfill_perod": "1h", "backfill_end": "now", "backfill_x": 1}, NOW, 30)
+    with pytest.raises(gaps.BackfillError) as caught:
+        gaps.plan({"backfill_perod": "1h", "backfill_end": "now", "backfill_x": 1}, NOW, 30)
     assert "there is no variable backfill_perod (did you mean backfill_period?)" in str(caught.value)
     assert "there is no variable backfill_x;" in str(caught.value)
     assert "backfill_end is 'now'" in str(caught.value)
@@ -311,7 +309,7 @@ def test_the_hash_of_a_series_does_not_depend_on_the_order_of_its_labels() -> No
 def test_only_what_the_robot_has_more_of_is_missing() -> None:
     own = Counts(0, 3600, {"same": (4, 60), "gap": (4, 60), "more": (3, 60), "later": (0, 50, 1, 1)})
     hub = Counts(0, 3600, {"same": (4, 60), "gap": (4, 7, 0, 2, 4, 51), "more": (4, 60), "alien": (9, 60)})
-    found = backfill.compare(own, hub)
+    found = gaps.compare(own, hub)
     assert found.parts == [Part(Chunk(420, 540, ["gap"]), 2, 8), Part(Chunk(3000, 3060, ["later"]), 1, 1)]
     assert (found.samples, found.minutes, found.before(1).samples) == (9, 3, 8)
 
@@ -319,11 +317,11 @@ def test_only_what_the_robot_has_more_of_is_missing() -> None:
 def test_stretches_are_in_doubt_where_both_have_something_and_not_the_same() -> None:
     own = Counts(600, 1200, {"a": (4, 10), "b": (4, 10), "c": (4, 10)})
     hub = Counts(600, 1200, {"a": (4, 2, 3, 1, 6, 1, 4, 6), "b": (4, 5, 0, 5), "c": (4, 9, 1, 1), "d": (7, 10)})
-    assert backfill.doubtful(own, [hub]) == [(720, 840), (1140, 1200)]
+    assert gaps.doubtful(own, [hub]) == [(720, 840), (1140, 1200)]
     other = Counts(600, 1200, {"a": (4, 3, 5, 2, 4, 5), "b": (4, 10), "c": (4, 10)})
-    assert backfill.doubtful(own, [hub, other]) == [(720, 900), (1140, 1200)]
-    assert backfill.doubtful(own, [own]) == []
-    assert backfill.doubtful(own, [Counts(600, 1200, {})]) == []
+    assert gaps.doubtful(own, [hub, other]) == [(720, 900), (1140, 1200)]
+    assert gaps.doubtful(own, [own]) == []
+    assert gaps.doubtful(own, [Counts(600, 1200, {})]) == []
 
 
 def test_a_closer_look_counts_in_place_of_the_minutes() -> None:
@@ -331,7 +329,7 @@ def test_a_closer_look_counts_in_place_of_the_minutes() -> None:
     # Of the third minute the hub has more, and lacks two all the same; of the fourth it lacks three, which is one less.
     seconds = {"a": (1, 4, 0, 116)}, {"a": (0, 2, 1, 2, 0, 114, 1, 2)}
     closer = [(Counts(120, 240, seconds[0], 1), Counts(120, 240, seconds[1], 1))]
-    found = backfill.compare(own, hub, closer)
+    found = gaps.compare(own, hub, closer)
     assert [tuple(part.chunk[:2]) for part in found.parts] == [(120, 600)]
     assert (found.minutes, found.samples) == (7, 2 + 6 * 4)
 
@@ -350,13 +348,13 @@ def test_what_each_side_lost_of_the_same_minute_is_found(fleet: Fleet) -> None:
 def test_all_series_are_asked_for_when_many_lack_something() -> None:
     own = Counts(0, 600, {str(number): (4, 10) for number in range(6)})
     hub = Counts(0, 600, {str(number): (4, 10) for number in range(3)})
-    assert [part.chunk.series for part in backfill.compare(own, hub).parts] == [["3", "4", "5"]]
+    assert [part.chunk.series for part in gaps.compare(own, hub).parts] == [["3", "4", "5"]]
     hub = Counts(0, 600, {str(number): (4, 10) for number in range(2)})
-    assert [part.chunk.series for part in backfill.compare(own, hub).parts] == [None]
+    assert [part.chunk.series for part in gaps.compare(own, hub).parts] == [None]
 
 
 def test_an_outage_is_copied_in_chunks() -> None:
-    found = backfill.compare(Counts(0, 3600, {"a": (4, 60)}), Counts(0, 3600, {"a": (4, 15, 0, 30, 4, 15)}))
+    found = gaps.compare(Counts(0, 3600, {"a": (4, 60)}), Counts(0, 3600, {"a": (4, 15, 0, 30, 4, 15)}))
     assert [tuple(part.chunk[:2]) for part in found.parts] == [(900, 1200), (1200, 1800), (1800, 2400), (2400, 2700)]
     assert found.samples == 120
 
@@ -381,7 +379,7 @@ def test_the_comparison_is_that_of_each_window_by_itself(seed: int) -> None:
         for key, counts in own.items()
         if chance.random() < 0.8
     }
-    found = backfill.compare(
+    found = gaps.compare(
         Counts(0, windows * 60, {key: runs(counts) for key, counts in own.items()}),
         Counts(0, windows * 60, {key: runs(counts) for key, counts in hub.items()}),
     )
@@ -550,7 +548,7 @@ def test_every_sample_is_at_the_hub_afterwards(fleet: Fleet) -> None:
     ]
     assert after == {key: from_start(samples, before.get(key, [])) for key, samples in own.items()}
     assert fleet.hub.everything("robot-2") == other
-    assert fleet.missing() == backfill.Missing([])
+    assert fleet.missing() == gaps.Missing([])
 
 
 def test_a_value_of_more_digits_than_are_kept_is_the_same_in_twelve(fleet: Fleet) -> None:
@@ -581,8 +579,8 @@ def test_no_more_is_exported_than_the_chunk_and_its_series(fleet: Fleet, tmp_pat
         fleet.robot.add(series("m", number=str(number), odd=ODD), every(15))
     chunk = Chunk(START + 600, START + 720, [sample_counts.series_hash(series("m", number="2", odd=ODD))])
     with (tmp_path / "spool").open("w+b") as file:
-        selectors = backfill_copy.Selectors(fleet.deployed, [chunk]).of(chunk)
-        assert backfill_copy.export(fleet.deployed, selectors, chunk, file) == []
+        selectors = copying.Selectors(fleet.deployed, [chunk]).of(chunk)
+        assert copying.export(fleet.deployed, selectors, chunk, file) == []
         fleet.hub.post("/api/v1/import", (tmp_path / "spool").read_bytes(), {"Content-Encoding": "gzip"})
     (tmp_path / "spool").unlink()
     (copied,) = fleet.hub.everything().items()
@@ -632,22 +630,23 @@ def test_the_copy_needs_memory_for_a_line_and_not_for_a_chunk(fleet: Fleet, tmp_
     assert len(fleet.robot.post("/api/v1/export", **{"match[]": sample_counts.selector("robot-1")})) > 15_000_000
     program = f"""
 from pathlib import Path
-from roverwatch import backfill_copy, uplink
-from roverwatch.backfill import Chunk
-backfill_copy.SPOOL = Path({str(tmp_path)!r})
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill import copying
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill.gaps import Chunk
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import uplink
+copying.SPOOL = Path({str(tmp_path)!r})
 hub = uplink.Hub(**{vars(fleet.front)!r})
-robot = backfill_copy.Robot("robot-1", {fleet.robot.url!r}, "", [hub])
-target = backfill_copy.Gateway(robot, hub, backfill_copy.Pace(10**9))
-progress = backfill_copy.Progress()
-backfill_copy.copy(robot, target, [Chunk({START}, {START + 60}, None)], 600, progress)
+robot = copying.Robot("robot-1", {fleet.robot.url!r}, "", [hub])
+target = copying.Gateway(robot, hub, copying.Pace(10**9))
+progress = copying.Progress()
+copying.copy(robot, target, [Chunk({START}, {START + 60}, None)], 600, progress)
 def peak_kb():
     # Not getrusage: its peak is also that of the process that this one was forked from.
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 before = peak_kb()
-backfill_copy.copy(robot, target, [Chunk({chunk.start}, {chunk.end}, None)], 600, progress)
+copying.copy(robot, target, [Chunk({chunk.start}, {chunk.end}, None)], 600, progress)
 print(peak_kb() - before, progress.chunks)
 """
-    environment = {"PYTHONPATH": str(TOP / "plugins" / "module_utils")}
+    environment = {"PYTHONPATH": str(TOP / "collections")}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     more, chunks = map(int, done.stdout.split())
     assert chunks == 2
@@ -657,7 +656,7 @@ print(peak_kb() - before, progress.chunks)
 
 def test_the_copy_keeps_to_its_speed(fleet: Fleet, monkeypatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(backfill_copy.time, "sleep", slept.append)
+    monkeypatch.setattr(copying.time, "sleep", slept.append)
     fleet.robot.add(series("m"), every(1, 0, START, START + 6000))
     progress = fleet.copy([Chunk(START, START + 6000, None)], bytes_per_second=1000)
     # Nothing was slept for in truth, so the pauses do not get shorter by the time that sending took.
@@ -668,7 +667,7 @@ def test_a_wrong_password_is_told_at_once_and_with_the_remedy(fleet: Fleet, tmp_
     history(fleet)
     wrong = tmp_path_factory.mktemp("secrets") / "password"
     wrong.write_text("wrong-horse")
-    with pytest.raises(backfill_copy.CopyError) as caught:
+    with pytest.raises(copying.CopyError) as caught:
         fleet.copy(fleet.missing().chunks, password_file=str(wrong))
     assert str(caught.value) == (
         f"{fleet.front.url} refuses the samples: HTTP 401, it does not know this robot's password: "
@@ -685,34 +684,32 @@ def test_a_gateway_that_does_not_let_the_robot_in_is_told(fleet: Fleet, tmp_path
     port = urllib.parse.urlsplit(front.url).port
     tls = ["-tls", f"-tlsCertFile={front.ca_file}", f"-tlsKeyFile={folder}/tls/key.pem"]
     flags = [f"-httpListenAddr=127.0.0.1:{port}", f"-auth.config={folder}/auth.yml", *tls]
-    with running([binary("vmauth"), *flags], port, folder / "log"), pytest.raises(backfill_copy.CopyError) as caught:
+    with running([binary("vmauth"), *flags], port, folder / "log"), pytest.raises(copying.CopyError) as caught:
         fleet.copy([Chunk(START, END, None)], **vars(front))
     assert "refuses the samples: HTTP 400: " in str(caught.value)
 
 
 def test_another_authority_is_refused(fleet: Fleet, tmp_path_factory) -> None:
     other = certificate(tmp_path_factory.mktemp("other") / "tls")
-    with pytest.raises(
-        backfill_copy.CopyError, match=r"has a certificate that this robot refuses .*: ansible-playbook"
-    ):
+    with pytest.raises(copying.CopyError, match=r"has a certificate that this robot refuses .*: ansible-playbook"):
         fleet.copy([Chunk(START, END, None)], ca_file=str(other))
-    with pytest.raises(backfill_copy.CopyError, match="has a certificate that this robot refuses"):
+    with pytest.raises(copying.CopyError, match="has a certificate that this robot refuses"):
         fleet.copy([Chunk(START, END, None)], ca_file=None)
 
 
 def test_a_name_that_the_certificate_does_not_have_is_refused(fleet: Fleet) -> None:
-    with pytest.raises(backfill_copy.CopyError, match=r"has a certificate that this robot refuses .*localhost"):
+    with pytest.raises(copying.CopyError, match=r"has a certificate that this robot refuses .*localhost"):
         fleet.copy([Chunk(START, END, None)], url=fleet.front.url.replace("127.0.0.1", "localhost"))
 
 
 def test_the_password_is_never_sent_without_tls(fleet: Fleet) -> None:
-    with pytest.raises(backfill_copy.CopyError, match="is no https://host:port"):
+    with pytest.raises(copying.CopyError, match="is no https://host:port"):
         fleet.copy([Chunk(START, END, None)], url=fleet.hub.url)
 
 
 def test_a_hub_that_is_gone_is_tried_a_few_times(fleet: Fleet) -> None:
     url = f"https://127.0.0.1:{free_port()}"
-    with pytest.raises(backfill_copy.CopyError, match=f"{url} did not take the samples, 4 times: connection refused"):
+    with pytest.raises(copying.CopyError, match=f"{url} did not take the samples, 4 times: connection refused"):
         fleet.copy([Chunk(START, END, None)], url=url)
 
 
@@ -723,14 +720,14 @@ def test_a_hub_that_restarts_is_waited_for(fleet: Fleet, tmp_path_factory, monke
     port = free_port()
     flags = [f"-storageDataPath={folder}/data", "-retentionPeriod=1y", "-loggerLevel=WARN"]
     arguments = [binary("victoriametrics"), f"-httpListenAddr=127.0.0.1:{port}", *flags]
-    progress = backfill_copy.Progress()
+    progress = copying.Progress()
     chunks = [Chunk(START, START + 600, None), Chunk(START + 600, START + 1200, None)]
     with gateway(folder, f"http://127.0.0.1:{port}") as front:
-        target = backfill_copy.Gateway(fleet.deployed, front, backfill_copy.Pace(10**9))
+        target = copying.Gateway(fleet.deployed, front, copying.Pace(10**9))
         with running(arguments, port, folder / "log"):
-            backfill_copy.copy(fleet.deployed, target, chunks, 0, progress)
-        with pytest.raises(backfill_copy.CopyError, match=r"did not take the samples, 4 times: HTTP 50[234]"):
-            backfill_copy.copy(fleet.deployed, target, chunks[1:], 0, progress)
+            copying.copy(fleet.deployed, target, chunks, 0, progress)
+        with pytest.raises(copying.CopyError, match=r"did not take the samples, 4 times: HTTP 50[234]"):
+            copying.copy(fleet.deployed, target, chunks[1:], 0, progress)
         assert progress.chunks == 1
         attempts: list[int] = []
         with running(arguments, port, folder / "log"):
@@ -743,7 +740,7 @@ def test_a_hub_that_restarts_is_waited_for(fleet: Fleet, tmp_path_factory, monke
                 return post(*args)
 
             monkeypatch.setattr(target, "_post", breaking)
-            backfill_copy.copy(fleet.deployed, target, chunks[1:], 0, progress)
+            copying.copy(fleet.deployed, target, chunks[1:], 0, progress)
             assert (progress.chunks, len(attempts)) == (2, 3)
             assert Database(port).count().samples == 80
 
@@ -755,14 +752,14 @@ class FullDisk(io.BytesIO):
 
 def test_a_full_disk_is_told(fleet: Fleet, monkeypatch) -> None:
     fleet.robot.add(series("m"), every(15))
-    monkeypatch.setattr(backfill_copy.tempfile, "TemporaryFile", lambda dir: FullDisk())
-    with pytest.raises(backfill_copy.CopyError, match="No space left on device: make room there"):
+    monkeypatch.setattr(copying.tempfile, "TemporaryFile", lambda dir: FullDisk())
+    with pytest.raises(copying.CopyError, match="No space left on device: make room there"):
         fleet.copy([Chunk(START, START + 600, None)])
 
 
 def test_what_is_deployed_is_read_from_the_robot(tmp_path: Path) -> None:
-    with pytest.raises(backfill_copy.CopyError, match=r"roverwatch-vmagent is not deployed here: .* --limit robot-1"):
-        backfill_copy.Robot.read("robot-1", tmp_path)
+    with pytest.raises(copying.CopyError, match=r"roverwatch-vmagent is not deployed here: .* --limit robot-1"):
+        copying.Robot.read("robot-1", tmp_path)
     common = {"kind": "binary", "version": "1", "memory_max": 1}
     hub = {"name": "hub-1", "url": "https://hub-1:8427", "username": "robot-1", "password_file": "p", "ca_file": None}
     (tmp_path / "roverwatch-victoriametrics.json").write_text(
@@ -776,12 +773,12 @@ def test_what_is_deployed_is_read_from_the_robot(tmp_path: Path) -> None:
         (tmp_path / "roverwatch-vmagent.json").write_text(
             json.dumps({**common, "unit": "roverwatch-vmagent", "ready_url": f"{url}/health", "hubs": [hub]})
         )
-        robot = backfill_copy.Robot.read("robot-1", tmp_path)
+        robot = copying.Robot.read("robot-1", tmp_path)
         assert robot.describe_hubs() == [{"name": "hub-1", "url": "https://hub-1:8427", "pending_bytes": 300_000}]
     assert robot.base_url == "http://127.0.0.1:18428"
     assert robot.describe_hubs()[0]["pending_bytes"] is None
     assert robot.hub("https://hub-1:8427").name == "hub-1"
-    with pytest.raises(backfill_copy.CopyError, match="is a hub of this robot no more"):
+    with pytest.raises(copying.CopyError, match="is a hub of this robot no more"):
         robot.hub("https://hub-2:8427")
 
 
@@ -907,7 +904,7 @@ def test_a_copy_that_broke_off_tells_why_and_what_is_left() -> None:
 
 
 def test_what_is_in_the_queue_is_left_to_it() -> None:
-    assert not backfill.waiting(None) and not backfill.waiting(backfill.QUEUE_BYTES)
+    assert not gaps.waiting(None) and not gaps.waiting(gaps.QUEUE_BYTES)
     plan = {**PLAN, "hubs": [{**PLAN["hubs"][0], "pending_bytes": 3 * 2**20}]}
     done = {"copied": 0, "copied_minutes": 0, "sent_bytes": 0}
     verdict = report(robot(plan=plan, copy=copied(**done), after={}))
@@ -974,6 +971,6 @@ def test_a_robot_without_a_history_is_told_and_is_no_failure() -> None:
 
 
 def test_progress_is_a_line() -> None:
-    missing = backfill.compare(Counts(0, 3600, {"a": (1000, 60)}), Counts(0, 3600, {}))
-    line = backfill.progress("robot-1", "hub-1", missing.before(2), missing)
+    missing = gaps.compare(Counts(0, 3600, {"a": (1000, 60)}), Counts(0, 3600, {}))
+    line = gaps.progress("robot-1", "hub-1", missing.before(2), missing)
     assert line == "robot-1 → hub-1: 20 of 60 min copied, 20,000 samples"

@@ -17,9 +17,15 @@ from typing import Any
 import binaries
 import pytest
 import s3
-from roverwatch import backup, backup_end, backup_plan
-from roverwatch.backup import BACKUP, RESTORE, BackupError
-from roverwatch.backup_plan import Plan, PlanError
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup import outcome as backup_end
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup import request as backup_plan
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup import steps
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup.request import Plan, PlanError
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup.steps import (
+    BACKUP,
+    RESTORE,
+    BackupError,
+)
 
 TOP = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -142,26 +148,26 @@ def test_credentials_that_are_not_allowed(secrets: object, scheme: str, said: st
 
 
 def test_the_sandbox_is_that_of_the_services() -> None:
-    found = backup.properties(BACKUP, plan(), [], "true", False)
+    found = steps.properties(BACKUP, plan(), [], "true", False)
     assert {"NoNewPrivileges=yes", "ProtectClock=yes", "SystemCallFilter=~@privileged @resources"} <= set(found)
     assert not any(line.startswith("#") or not line for line in found)
 
 
 def test_a_run_is_in_a_cap_and_writes_where_it_must_alone() -> None:
-    found = backup.properties(BACKUP, plan(memory_max=64 * MIB), [Path("/var/backups/roverwatch")], "true", False)
+    found = steps.properties(BACKUP, plan(memory_max=64 * MIB), [Path("/var/backups/roverwatch")], "true", False)
     assert {"User=roverwatch", f"MemoryMax={64 * MIB}", "MemorySwapMax=0", "ProtectSystem=strict"} <= set(found)
     assert [each for each in found if each.startswith("ReadWritePaths")] == ["ReadWritePaths=/var/backups/roverwatch"]
     assert {"IPAddressDeny=any", "IPAddressAllow=localhost"} <= set(found)
 
 
 def test_a_run_that_leaves_the_machine_has_credentials_from_a_file() -> None:
-    remote = backup.properties(BACKUP, plan(destination="s3://bucket"), [], "true", True)
+    remote = steps.properties(BACKUP, plan(destination="s3://bucket"), [], "true", True)
     assert not any(each.startswith("IPAddressDeny") for each in remote)
     assert "StandardInput=file:/run/roverwatch-backup/credentials" in remote
-    azure = backup.properties(BACKUP, plan(destination="azblob://box"), [], "true", True)
+    azure = steps.properties(BACKUP, plan(destination="azblob://box"), [], "true", True)
     assert "EnvironmentFile=/run/roverwatch-backup/credentials" in azure
-    assert not any("redential" in arg for arg in backup.arguments(BACKUP, plan(destination="azblob://b"), "u", "/c"))
-    assert "-credsFilePath=/c" in backup.arguments(RESTORE, plan(destination="s3://b"), "u", "/c")
+    assert not any("redential" in arg for arg in steps.arguments(BACKUP, plan(destination="azblob://b"), "u", "/c"))
+    assert "-credsFilePath=/c" in steps.arguments(RESTORE, plan(destination="s3://b"), "u", "/c")
 
 
 # --- the real programs
@@ -180,7 +186,7 @@ class Hub:
         self.url = url
         self.folder = folder
         self.data = folder / "data"
-        self.run = {kind: backup.Run(kind, folder, folder) for kind in ("backup", "restore")}
+        self.run = {kind: steps.Run(kind, folder, folder) for kind in ("backup", "restore")}
         self.plan = plan(destination=f"fs://{folder}/backups")
 
     def insert(self, name: str, robots: int = 3, samples: int = 200) -> None:
@@ -204,7 +210,7 @@ class Hub:
     def command(self, kind: str, asked: Plan, credentials: str = "", data: Path | None = None) -> list[str]:
         run = self.run[kind]
         program = str(binaries.find(run.program))
-        return [program, *backup.arguments(run, asked, self.url, credentials, data or self.data)]
+        return [program, *steps.arguments(run, asked, self.url, credentials, data or self.data)]
 
     def do(self, kind: str, asked: Plan, credentials: str = "", data: Path | None = None) -> str:
         """The log of a run to its end."""
@@ -263,7 +269,7 @@ def test_a_point_of_its_own_is_copied_by_the_storage(hub: Hub) -> None:
     point = plan(destination=hub.plan.destination, name="before-upgrade")
     figures = backup_end.figures(hub.do("backup", point))
     assert figures["copied_bytes"] > figures["sent_bytes"]
-    assert backup.check_source_files(point) == backup.check_source_files(hub.plan)
+    assert steps.check_source_files(point) == steps.check_source_files(hub.plan)
 
 
 def test_what_is_restored_is_what_was_backed_up(hub: Hub) -> None:
@@ -272,11 +278,11 @@ def test_what_is_restored_is_what_was_backed_up(hub: Hub) -> None:
     restored = hub.folder / "restored"
     figures = backup_end.figures(hub.do("restore", hub.plan, data=restored))
     assert figures["sent_bytes"] == figures["bytes"]
-    found = backup.contents(restored)
+    found = steps.contents(restored)
     assert found.samples == 3 * 500
     assert abs(time.time() - found.newest / 1000) < 600
     with binaries.victoriametrics(_moved(restored, hub.folder / "other")) as url:
-        assert backup.history(url) == "that of 3 robots (robot-0, robot-1, robot-2)"
+        assert steps.history(url) == "that of 3 robots (robot-0, robot-1, robot-2)"
 
 
 def _moved(data: Path, folder: Path) -> Path:
@@ -312,9 +318,9 @@ def test_a_backup_that_was_cut_off_leaves_nothing_at_the_hub(hub: Hub) -> None:
     assert not run.folder.exists()
     assert not metrics.exists()
     with pytest.raises(BackupError, match=r"vmbackup was killed.*cap of 128M\. Raise backup_memory_max"):
-        backup.judge(run, hub.plan, json.loads(run.result.read_text()))
+        steps.judge(run, hub.plan, json.loads(run.result.read_text()))
     with pytest.raises(BackupError, match="is not complete: it was cut off"):
-        backup.check_source_files(hub.plan)
+        steps.check_source_files(hub.plan)
 
 
 def end(hub: Hub, metrics: Path, **outcome: str) -> None:
@@ -332,7 +338,7 @@ def test_a_success_is_told_to_node_exporter(hub: Hub) -> None:
     run.log.write_text(hub.do("backup", hub.plan))
     metrics = hub.folder / "backup.prom"
     end(hub, metrics, SERVICE_RESULT="success", EXIT_STATUS="0")
-    figures = backup.judge(run, hub.plan, json.loads(run.result.read_text()))
+    figures = steps.judge(run, hub.plan, json.loads(run.result.read_text()))
     told = dict(line.split() for line in metrics.read_text().splitlines() if not line.startswith("#"))
     assert told["roverwatch_backup_size_bytes"] == str(figures["bytes"])
     assert abs(time.time() - int(told["roverwatch_backup_last_success_timestamp_seconds"])) < 600
@@ -344,11 +350,11 @@ def test_a_backup_that_is_not_there(hub: Hub) -> None:
     log = hub.do("restore", plan(destination=hub.plan.destination, name="nope"), data=hub.folder / "restored")
     result = {"result": "exit-code", "status": "255", "error": backup_end.error(log)}
     with pytest.raises(BackupError, match=r"no complete backup in fs://.*/hub-1/latest: .*Correct backup_destination"):
-        backup.judge(hub.run["restore"], hub.plan, result)
+        steps.judge(hub.run["restore"], hub.plan, result)
     hub.insert("one")
     hub.do("backup", hub.plan)
     with pytest.raises(BackupError, match=r"there is no backup in .*/nope \(there are latest\)"):
-        backup.check_source_files(plan(destination=hub.plan.destination, name="nope"))
+        steps.check_source_files(plan(destination=hub.plan.destination, name="nope"))
 
 
 def test_s3_with_an_endpoint_and_a_file_of_credentials(hub: Hub) -> None:
@@ -369,26 +375,26 @@ def test_s3_with_an_endpoint_and_a_file_of_credentials(hub: Hub) -> None:
         assert store.copied > 0
         restored = hub.folder / "restored"
         log += hub.do("restore", point, str(credentials), restored)
-        assert backup.contents(restored).samples == 200 * 2000
+        assert steps.contents(restored).samples == 200 * 2000
         assert all("Credential=AKIAROVER/" in each and "/eu-central-1/" in each for each in store.authorizations)
     assert SECRET not in log
     assert not any(SECRET in arg for arg in hub.command("backup", asked, str(credentials)))
 
 
 def test_whose_history_a_hub_has(hub: Hub) -> None:
-    assert backup.history(hub.url) == ""
+    assert steps.history(hub.url) == ""
     hub.insert("one", robots=7, samples=2)
     expected = "that of 7 robots (robot-0, robot-1, robot-2, robot-3, robot-4, …)"
-    binaries.eventually(lambda: backup.history(hub.url) == expected, "the robots are known")
+    binaries.eventually(lambda: steps.history(hub.url) == expected, "the robots are known")
 
 
 def test_a_hub_that_does_not_answer_has_what_its_files_say(tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{binaries.free_port()}"
-    assert backup.history(nobody, tmp_path) == ""
+    assert steps.history(nobody, tmp_path) == ""
     part = tmp_path / "data/small/2026_11/18EA0BB5704F6705"
     part.mkdir(parents=True)
     (part / "metadata.json").write_text("{}")
-    assert "does not answer" in backup.history(nobody, tmp_path)
+    assert "does not answer" in steps.history(nobody, tmp_path)
 
 
 # --- before anything is done, and after
@@ -398,16 +404,16 @@ def test_a_snapshot_does_not_count_as_data(tmp_path: Path) -> None:
     for name in ("data/small/a", "snapshots/1/a", "data/snapshots"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
-    assert backup.size_of(tmp_path) == 10
-    assert backup.size_of(tmp_path / "missing") == 0
+    assert steps.size_of(tmp_path) == 10
+    assert steps.size_of(tmp_path / "missing") == 0
 
 
 def test_room_on_the_disk(tmp_path: Path) -> None:
-    free = backup.free_bytes(tmp_path / "not" / "there")
+    free = steps.free_bytes(tmp_path / "not" / "there")
     assert free > 0
-    backup.check_space(free // 4, tmp_path, "the backup")
+    steps.check_space(free // 4, tmp_path, "the backup")
     with pytest.raises(BackupError, match=r"the backup needs .* more on the disk of .*Make room there"):
-        backup.check_space(free, tmp_path, "the backup")
+        steps.check_space(free, tmp_path, "the backup")
 
 
 def test_a_storage_that_is_not_reached() -> None:
@@ -415,25 +421,25 @@ def test_a_storage_that_is_not_reached() -> None:
     with pytest.raises(
         BackupError, match=r"cannot be reached from here.*Correct backup_destination or backup_endpoint"
     ):
-        backup.check_storage(plan(destination="s3://b", endpoint=f"http://127.0.0.1:{port}"))
+        steps.check_storage(plan(destination="s3://b", endpoint=f"http://127.0.0.1:{port}"))
 
 
 def test_a_directory_whose_parent_is_missing(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match=r"there is no .*/mnt here: make it or mount it"):
-        backup.check_directory(plan(destination=f"fs://{tmp_path}/mnt/b"), make=True)
+        steps.check_directory(plan(destination=f"fs://{tmp_path}/mnt/b"), make=True)
 
 
 def test_a_run_without_a_result_was_cut_off() -> None:
     with pytest.raises(BackupError, match="cut off, as by a restart of the hub: run the playbook once more"):
-        backup.judge(RESTORE, plan(), None)
+        steps.judge(RESTORE, plan(), None)
 
 
 def test_what_the_program_said_is_passed_on() -> None:
     result = {"result": "exit-code", "status": "255", "error": "cannot create backup: access denied"}
     with pytest.raises(BackupError, match=r"exit-code \(255\) and said: cannot create backup: access denied\. Correct"):
-        backup.judge(BACKUP, plan(), result)
+        steps.judge(BACKUP, plan(), result)
 
 
 def test_a_success_that_cannot_be_read_is_none() -> None:
     with pytest.raises(BackupError, match="ended with success"):
-        backup.judge(BACKUP, plan(), {"result": "success", "status": "0", "error": ""})
+        steps.judge(BACKUP, plan(), {"result": "success", "status": "0", "error": ""})

@@ -14,9 +14,13 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from ansible_collections.roverwatch.fleet.plugins.action import base as action
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Entry, Store, TamperedArtifact
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import (
+    Entry,
+    Store,
+    TamperedArtifact,
+)
 from ansible_collections.roverwatch.fleet.plugins.modules import base as module
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import verified
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import verified
 from test_preflight import Run
 from test_tree import ROLES, ROOT
 

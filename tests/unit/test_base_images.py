@@ -18,12 +18,19 @@ from typing import Any
 import pytest
 import registry as registries
 import yaml
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import Store
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import base_images, images
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.base_images import (
+    Base,
+    Fallback,
+    LocalImage,
+    Tell,
+    Wanted,
+    python_base,
+)
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.sources import SourceError, UnreachableSource
 from binaries import free_port
 from registry import Registry, refusal, small_layer
-from roverwatch import base_images, images
-from roverwatch.base_images import Base, Fallback, LocalImage, Tell, Wanted, python_base
-from roverwatch.sources import SourceError, UnreachableSource
-from roverwatch.store import Store
 from stopwatch import Stopwatch
 
 from conftest import Script

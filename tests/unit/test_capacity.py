@@ -11,9 +11,11 @@ from typing import Any
 import binaries
 import pytest
 import yaml
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import durations
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.durations import DAY, HOUR
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import probe
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import capacity
 from jinja2 import Template
-from roverwatch import capacity, durations, probe
-from roverwatch.durations import DAY, HOUR
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30

@@ -10,7 +10,8 @@ from typing import Any
 
 import loopback
 import pytest
-from roverwatch import capped_unit, cgroup, systemd, units
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import capped_unit
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup, systemd, units
 
 EXE = str(Path("/proc/self/exe").readlink())
 

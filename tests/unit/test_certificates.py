@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tls
-from roverwatch import certificates
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import certificates
 
 CA = tls.authority()
 NAMES = ["hub-1.example", "10.0.0.1"]

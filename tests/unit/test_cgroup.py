@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from roverwatch import cgroup
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup
 
 MIB = 2**20
 V1_NO_LIMIT = 9223372036854771712

@@ -18,7 +18,7 @@ from typing import Any
 
 import browser
 import pytest
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.store import Store
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import Store
 from ansible_collections.roverwatch.fleet.plugins.modules import range_queries
 from plotly.offline import get_plotlyjs
 

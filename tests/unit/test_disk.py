@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import disk
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import disk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,15 +141,15 @@ WRITES = {
 }
 # Files of a machine that are written in another way, and why that may be. Everything else uses `disk`.
 ALLOWED = {
-    "plugins/module_utils/roverwatch/disk.py": "is what everybody else uses",
-    "plugins/module_utils/roverwatch/backup_end.py": "removes a directory in memory",
-    "plugins/module_utils/roverwatch/backup.py": "removes a directory in memory",
-    "plugins/module_utils/roverwatch/capped_unit.py": "validates a copy in a temporary directory",
-    "plugins/module_utils/roverwatch/installed.py": "unpacks an image in Ansible's temporary directory",
+    "plugins/module_utils/roverwatch/system/disk.py": "is what everybody else uses",
+    "plugins/module_utils/roverwatch/backup/outcome.py": "removes a directory in memory",
+    "plugins/module_utils/roverwatch/backup/steps.py": "removes a directory in memory",
+    "plugins/module_utils/roverwatch/service/capped_unit.py": "validates a copy in a temporary directory",
+    "plugins/module_utils/roverwatch/artifact/installed.py": "unpacks an image in Ansible's temporary directory",
     "plugins/modules/load_test.py": "removes a directory in memory",
 }
 # What runs on the controller alone. What it installs there, the artifact store and the certificates, uses `disk`.
-CONTROLLERS = {"base_images.py", "download.py", "images.py", "rollout.py", "sources.py", "store.py", "backfill_copy.py"}
+CONTROLLERS = {"store.py", "copying.py"}
 
 
 def machines_code() -> list[Path]:

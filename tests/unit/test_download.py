@@ -12,8 +12,14 @@ from types import SimpleNamespace
 
 import fake_release
 import pytest
-from roverwatch import download, retry
-from roverwatch.download import Hosts, SourceError, UnreachableHost, UnreachableSource
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import retry
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import download
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.download import (
+    Hosts,
+    SourceError,
+    UnreachableHost,
+    UnreachableSource,
+)
 from stopwatch import Stopwatch
 from unit import connect_proxy
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from roverwatch import filesystems
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import filesystems
 
 MIB = 1 << 20
 

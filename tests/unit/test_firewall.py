@@ -9,10 +9,10 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.roverwatch.fleet.plugins.filter import firewall as filters
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.role_defaults import DEFAULTS, service_ports
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules as firewall
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service.role_defaults import DEFAULTS, service_ports
 from hypothesis import given
 from hypothesis import strategies as st
-from roverwatch import firewall
 from test_tree import ROOT
 
 RULE: dict[str, Any] = {"name": "gateway", "groups": ["hubs"], "ports": [8427], "sources": ["10.20.0.0/16"]}

@@ -12,7 +12,7 @@ from pathlib import Path
 import loopback
 import pytest
 import tls
-from roverwatch import gateway
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import gateway
 
 # A busy machine may take this long; what hangs on purpose waits for SHORT.
 LONG, SHORT = 20.0, 0.5

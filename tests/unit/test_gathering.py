@@ -9,7 +9,7 @@ from pathlib import Path
 
 import binaries
 import yaml
-from roverwatch import probe, promql
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import probe, promql
 
 
 def of_itself(folder: Path, agent: str) -> Path:

@@ -14,10 +14,11 @@ import pytest
 from ansible_collections.google.cloud.plugins.modules import (  # type: ignore[import-untyped]
     gcp_compute_firewall as module,
 )
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules as firewall
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp import vpc
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp.vpc import Settings
 from compute_api.firewalls import collections
 from compute_api.resources import Api, Where
-from roverwatch import firewall, gcp_firewall
-from roverwatch.gcp_firewall import Settings
 
 HERE = Where("demo", "global")
 NETWORK = "https://www.googleapis.com/compute/v1/projects/demo/global/networks/default"
@@ -31,14 +32,14 @@ def rule(name: str = "gateway", **more: Any) -> dict[str, Any]:
 
 def rendered(*rules: dict[str, Any], settings: Settings = SETTINGS) -> list[dict[str, Any]]:
     parsed, problems = firewall.parse(list(rules))
-    wanted, more = gcp_firewall.render(parsed, settings)
+    wanted, more = vpc.render(parsed, settings)
     assert not problems + more
     return wanted
 
 
 def problems_of(*rules: dict[str, Any], settings: Settings = SETTINGS) -> list[str]:
     parsed, problems = firewall.parse(list(rules), ["site_a"])
-    return problems + gcp_firewall.check(settings) + gcp_firewall.render(parsed, settings)[1]
+    return problems + vpc.check(settings) + vpc.render(parsed, settings)[1]
 
 
 class Project:
@@ -54,7 +55,7 @@ class Project:
         self.rules: dict[str, dict[str, Any]] = {}
         self.calls: list[str] = []
 
-    def do(self, step: gcp_firewall.Step) -> None:
+    def do(self, step: vpc.Step) -> None:
         options = step.arguments()
         its = SimpleNamespace(params={"project": "demo", "priority": 1000, **options})
         here = self.rules.get(step.name)
@@ -73,8 +74,8 @@ class Project:
         self.rules[made["name"]] = self.firewalls.insert(HERE, copy.deepcopy(made))
         return self.rules[made["name"]]
 
-    def plan(self, wanted: list[dict[str, Any]], settings: Settings = SETTINGS) -> gcp_firewall.Plan:
-        return gcp_firewall.plan(list(self.rules.values()), wanted, settings)
+    def plan(self, wanted: list[dict[str, Any]], settings: Settings = SETTINGS) -> vpc.Plan:
+        return vpc.plan(list(self.rules.values()), wanted, settings)
 
     def have(self, *rules: dict[str, Any], settings: Settings = SETTINGS) -> list[str]:
         """Do what is planned; a second plan has nothing to do."""
@@ -203,7 +204,7 @@ def test_groups_with_an_underscore_get_names_that_gcp_takes() -> None:
     assert made[1]["name"] == "roverwatch-deny-site-a"
     both = replace(SETTINGS, targets={"site_a": "a", "site-a": "b"})
     parsed, _ = firewall.parse([rule(groups=["site_a", "site-a"])])
-    assert any("and so would" in problem for problem in gcp_firewall.render(parsed, both)[1])
+    assert any("and so would" in problem for problem in vpc.render(parsed, both)[1])
 
 
 def test_more_sources_than_gcp_takes_are_refused() -> None:
@@ -230,8 +231,8 @@ def test_more_sources_than_gcp_takes_are_refused() -> None:
     ],
 )
 def test_settings_that_cannot_work_are_refused(changed: dict[str, Any], words: str) -> None:
-    assert not gcp_firewall.check(SETTINGS)
-    (problem,) = gcp_firewall.check(replace(SETTINGS, **changed))
+    assert not vpc.check(SETTINGS)
+    (problem,) = vpc.check(replace(SETTINGS, **changed))
     assert words in problem
 
 
@@ -241,7 +242,7 @@ def test_settings_that_cannot_work_are_refused(changed: dict[str, Any], words: s
 def test_only_name_description_and_network_together_make_a_rule_ours(project: Project) -> None:
     project.have(rule())
     allow = project.rules["roverwatch-gateway"]
-    assert gcp_firewall.ours(allow, SETTINGS) == "gateway"
+    assert vpc.ours(allow, SETTINGS) == "gateway"
     for other in (
         {"name": "somebody-gateway"},
         {"description": allow["description"].replace("rule gateway", "rule x") + " "},
@@ -249,11 +250,11 @@ def test_only_name_description_and_network_together_make_a_rule_ours(project: Pr
         {"network": NETWORK.replace("default", "other")},
         {"network": NETWORK.replace("demo", "other")},
     ):
-        assert gcp_firewall.ours({**allow, **other}, SETTINGS) is None, other
-    assert gcp_firewall.ours({**allow, "network": NETWORK.replace("www", "compute")}, SETTINGS) == "gateway"
+        assert vpc.ours({**allow, **other}, SETTINGS) is None, other
+    assert vpc.ours({**allow, "network": NETWORK.replace("www", "compute")}, SETTINGS) == "gateway"
     without = {key: value for key, value in allow.items() if key != "description"}
-    assert gcp_firewall.ours(without, SETTINGS) is None
-    assert gcp_firewall.ours(allow, replace(SETTINGS, prefix="rover")) is None
+    assert vpc.ours(without, SETTINGS) is None
+    assert vpc.ours(allow, replace(SETTINGS, prefix="rover")) is None
 
 
 def test_what_is_not_ours_is_left_alone(project: Project) -> None:
@@ -280,7 +281,7 @@ def test_somebody_elses_rule_with_our_name_is_an_error(project: Project) -> None
     assert "rule roverwatch-gateway: the project demo has one of this name" in problem
     assert "has the description 'mine', so it is not Roverwatch's" in problem
     elsewhere = {**project.rules["roverwatch-gateway"], "network": NETWORK.replace("default", "other")}
-    (problem,) = gcp_firewall.plan([elsewhere], rendered(rule()), SETTINGS).problems
+    (problem,) = vpc.plan([elsewhere], rendered(rule()), SETTINGS).problems
     assert "which is in projects/demo/global/networks/other, not in projects/demo/global/networks/default" in problem
 
 
@@ -339,7 +340,7 @@ def test_every_drift_is_repaired(project: Project, change: Any, done: str) -> No
     project.have(rule(**TWO))
     right = copy.deepcopy(project.rules["roverwatch-gateway"])
     changed = project.add(change(copy.deepcopy(right)))
-    assert gcp_firewall.normal(changed) != gcp_firewall.normal(right)
+    assert vpc.normal(changed) != vpc.normal(right)
     calls = project.have(rule(**TWO))
     if done == "update":
         assert [call.partition(" (")[0] for call in calls] == ["update roverwatch-gateway"]
@@ -454,9 +455,9 @@ def test_a_replacement_takes_no_name_that_another_rule_needs(project: Project) -
 )
 def test_what_a_rule_lets_in_is_compared_with_what_another_does(other: dict[str, Any], covered: bool) -> None:
     one, *_ = rendered(rule(ports=["8427-8430"]))
-    assert gcp_firewall.covers(one, {**one, **other}) is covered
-    assert gcp_firewall.covers({**one, "disabled": True}, one) is False
-    assert gcp_firewall.covers({**one, "targetTags": []}, one) is True
+    assert vpc.covers(one, {**one, **other}) is covered
+    assert vpc.covers({**one, "disabled": True}, one) is False
+    assert vpc.covers({**one, "targetTags": []}, one) is True
 
 
 # --- every way from one list to another
@@ -591,5 +592,5 @@ def error(code: int, message: str, reason: str = "forbidden") -> str:
     ],
 )
 def test_an_error_says_what_to_do_and_whether_to_wait(said: str, busy: bool, words: str) -> None:
-    assert bool(re.search(gcp_firewall.BUSY, said)) is busy
-    assert words in gcp_firewall.explain(said, SETTINGS, "application")
+    assert bool(re.search(vpc.BUSY, said)) is busy
+    assert words in vpc.explain(said, SETTINGS, "application")

@@ -10,10 +10,11 @@ from typing import Any
 import ansible_runs
 import pytest
 import yaml
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules as firewall
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp import vpc
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp.vpc import Settings
 from compute_api import Api, service_account
 from compute_api.firewalls import Firewalls
-from roverwatch import firewall, gcp_firewall
-from roverwatch.gcp_firewall import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FIREWALLS = "projects/demo/global/firewalls"
@@ -64,7 +65,7 @@ def run(compute_api: Api, tmp_path: Path) -> Run:
 
 def rendered(*rules: dict[str, Any]) -> dict[str, dict[str, Any]]:
     parsed, _ = firewall.parse(list(rules))
-    return {made["name"]: made for made in gcp_firewall.render(parsed, SETTINGS)[0]}
+    return {made["name"]: made for made in vpc.render(parsed, SETTINGS)[0]}
 
 
 def there(api: Api) -> dict[str, dict[str, Any]]:
@@ -138,7 +139,7 @@ def test_drift_is_repaired_in_a_project_of_many_rules_and_nothing_of_others_is_t
     for name, made in wanted.items():
         replaced = name.removeprefix("roverwatch-") in REPLACED
         assert (name in now) is not replaced, name
-        assert gcp_firewall.normal(now[f"{name}-2" if replaced else name]) == gcp_firewall.normal(made), name
+        assert vpc.normal(now[f"{name}-2" if replaced else name]) == vpc.normal(made), name
     assert {name: now.pop(name) for name in kept} == kept
     assert len(now) == len(wanted)
     # Each list takes two pages; the names of what went, after everything else.

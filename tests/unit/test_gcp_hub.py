@@ -17,10 +17,10 @@ from typing import Any
 
 import ansible_runs
 import pytest
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp import vm as gcp_hub
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.gcp.vm import Hub
 from compute_api.instances import HOST_KEY, boot, instances, metadata_of, put_vm
 from compute_api.resources import Api, Json
-from roverwatch import gcp_hub
-from roverwatch.gcp_hub import Hub
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "roles" / "gcp_hub" / "files" / "data-disk.sh"

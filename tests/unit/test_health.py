@@ -16,7 +16,11 @@ from urllib.parse import parse_qs, urlsplit
 import loopback
 import pytest
 import tls
-from roverwatch import gateway, health, limits, nftables, systemd, uplink
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import nftables
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import limits
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine as health
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import gateway, uplink
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import systemd
 from stopwatch import Stopwatch
 
 MIB = 2**20

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from roverwatch import holes, promql
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import holes
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import promql
 from test_backfill import Database, database
 
 NOW = int(time.time()) // 60 * 60

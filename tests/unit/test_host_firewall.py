@@ -12,7 +12,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from ansible_collections.roverwatch.fleet.plugins.action import host_firewall as action
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import systemd, units
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import systemd, units
 from ansible_collections.roverwatch.fleet.plugins.modules import host_firewall as module
 
 NEW, OLD = "table inet roverwatch { new }\n", "table inet roverwatch { old }\n"

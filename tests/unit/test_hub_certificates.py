@@ -11,10 +11,11 @@ import ansible_runs
 import pytest
 import tls
 from ansible_collections.roverwatch.fleet.plugins.action import hub_certificate as action
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.hub_certificates import CertificateError, HubCertificates
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import gateway
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import certificates
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.hub.certificates import CertificateError, HubCertificates
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from roverwatch import certificates, gateway
 
 NAMES = ["hub-1.example", "localhost", "10.0.0.1", "fd00::1"]
 ROOT = Path(__file__).resolve().parents[2]

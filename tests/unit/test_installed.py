@@ -12,7 +12,7 @@ from typing import Any
 
 import fake_engine
 import pytest
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import engine, installed
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact import engine, installed
 
 ARCH = platform.machine()
 BASE, OLD, NEW = b"what both versions stand on", b"the old program", b"the new program"

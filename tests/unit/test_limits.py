@@ -10,7 +10,9 @@ from pathlib import Path
 
 import binaries
 import pytest
-from roverwatch import limits, promql, units
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import limits
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import promql
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import units
 
 LIMIT = 400
 

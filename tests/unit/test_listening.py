@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import firewall, listening, ports
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.base import listening
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import ports
 from test_firewall import every_default
 
 SERVE = """
@@ -161,7 +163,7 @@ def test_where_services_listen() -> None:
         ("roverwatch-sensor-2", 8001, "0.0.0.0"),
         ("roverwatch-node-exporter", 9100, "127.0.0.1"),
     ]
-    hub = ports.places(firewall.SERVICES["hubs"], {**every_default(), "vmauth_allow_from": ["2001:db8::/64"]})
+    hub = ports.places(rules.SERVICES["hubs"], {**every_default(), "vmauth_allow_from": ["2001:db8::/64"]})
     assert {place.port: place.address for place in hub}[8427] == "[::]"
     assert {place.port for place in hub} >= {8425, 8426, 8880, 9093}
 
@@ -217,7 +219,7 @@ def test_two_services_on_one_port_are_refused_without_a_machine() -> None:
 
 def test_a_unit_is_called_like_its_role() -> None:
     root = Path(__file__).resolve().parents[2]
-    for role in {role for roles in firewall.SERVICES.values() for role in roles}:
+    for role in {role for roles in rules.SERVICES.values() for role in roles}:
         assert f"unit: {ports.unit(role)}\n" in (root / "roles" / role / "tasks" / "main.yml").read_text()
 
 

@@ -15,8 +15,11 @@ from typing import Any
 import loopback
 import pytest
 import yaml
-from roverwatch import health, load, load_report, systemd
-from roverwatch.store import Store
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import Store
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine as health
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.load import run as load
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import systemd
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.load import report as load_report
 
 TOP = Path(__file__).parents[2]
 MIB = 2**20

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.roverwatch.fleet.plugins.action import machine_files as action
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import machine_files, systemd, units
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.machine_files import File, MachineFiles
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import machine_files, systemd, units
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.system.machine_files import File, MachineFiles
 
 RIGHT = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
 

@@ -108,7 +108,7 @@ def test_the_queries_are_understood() -> None:
 TEXTS = [
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "app" / "README.md",
-    *sorted((ROOT / "plugins/module_utils/roverwatch").glob("*.py")),
+    *sorted(path for part in ("module_utils", "plugin_utils") for path in (ROOT / "plugins" / part).rglob("*.py")),
 ]
 
 
@@ -121,7 +121,7 @@ def variables() -> set[str]:
     }
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_text_or_the_health_report_names_is_kept(text: Path) -> None:
     known = variables()
     names = {

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from roverwatch import capped_unit, disk, installed, machine_files, secret_files, systemd, units
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact import installed
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import capped_unit, secret_files
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import (
+    disk,
+    machine_files,
+    systemd,
+    units,
+)
 
 ARCH = platform.machine()
 ME = os.geteuid()

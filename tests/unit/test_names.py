@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import names
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import names
 
 
 @pytest.mark.parametrize("name", ["robot-1", "10.0.0.4", "r", "R_2", "hub.example.com", "7", "x" * 64])

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import nftables
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules as firewall
 from networks import Space
-from roverwatch import firewall, nftables
 
 # --- the text
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import ownership, units
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.base import ownership
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import units
 from networks import Space
 
 ROOT = Path(__file__).resolve().parents[2]

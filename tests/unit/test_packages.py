@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import packages
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.system import packages
 
 ROOT = Path(__file__).resolve().parents[2]
 SAID = """\

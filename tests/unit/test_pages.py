@@ -11,9 +11,13 @@ from typing import Any
 
 import browser
 import pytest
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import pages
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.pages import document, health_page, rollout_page
-from roverwatch import cgroup, health, report, uplink
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import uplink
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.health import page as health_page
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.health import report
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report import document
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import page as rollout_page
 
 MIB = 2**20
 ASKED = "2026-11-21T14:44:00+00:00"
@@ -81,11 +85,11 @@ def service(
         oom_kills=0,
         inode=1,
     )
-    installed = health.Installed(unit, "binary", version, int((limit or 48) * MIB), "http://127.0.0.1:8429/health")
-    found = health.Service(
+    installed = machine.Installed(unit, "binary", version, int((limit or 48) * MIB), "http://127.0.0.1:8429/health")
+    found = machine.Service(
         installed=installed,
         shown={"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "NRestarts": "0"},
-        readiness=health.Readiness(True, 2.4, "HTTP 200: OK"),
+        readiness=machine.Readiness(True, 2.4, "HTTP 200: OK"),
         uptime_seconds=500.0,
         memory=memory,
         running="/opt/roverwatch/vmagent",
@@ -153,7 +157,7 @@ def many(number: int) -> dict[str, Any]:
 
 
 def test_a_healthy_fleet_at_a_glance() -> None:
-    page = pages.health(found(robot("robot-1"), robot("robot-2"), hub(robot_1=3, robot_2=41)))
+    page = health_page.draw(found(robot("robot-1"), robot("robot-2"), hub(robot_1=3, robot_2=41)))
     shown = text(page)
     assert "<title>Roverwatch: all well</title>" in page
     for words in (
@@ -182,7 +186,7 @@ def test_every_problem_is_there_with_its_remedy_before_the_machines() -> None:
     data = found(
         robot("robot-1", result(problems=first)), robot("robot-2"), silent("robot-3"), hub(robot_1=3, robot_2=400)
     )
-    shown = text(pages.health(data))
+    shown = text(health_page.draw(data))
     assert "5 problems on 3 machines" in shown
     at = shown.index("What to do")
     for each in sorted(data["problems"], key=lambda each: str(each["host"])):
@@ -197,13 +201,13 @@ def test_warnings_are_there_and_leave_it_well() -> None:
     assert asked.result is not None
     asked = report.Machine("hub-1", False, {**asked.result, "alerts": {"firing": [alert]}})
     data = found(robot("robot-1"), asked)
-    shown = text(pages.health(data))
+    shown = text(health_page.draw(data))
     assert f"robot-1 alert ClockSkew fires on hub-1: {EVIL} set it" in shown
     assert "All is well" in shown
 
 
 def test_a_silent_robot_is_shown_as_such_with_its_remedy() -> None:
-    page = pages.health(found(robot("robot-1"), silent("robot-2"), hub(robot_1=3)))
+    page = health_page.draw(found(robot("robot-1"), silent("robot-2"), hub(robot_1=3)))
     assert re.search("robot-2 unreachable - - .*host unreachable: No route to host → check its power", text(page))
     assert codes(page).count("ansible -m ping robot-2") == 2
     assert [given["title"] for given in elements(page, "silent") if "title" in given] == ["robot-2: 2 problems"]
@@ -211,13 +215,13 @@ def test_a_silent_robot_is_shown_as_such_with_its_remedy() -> None:
 
 
 def test_a_hub_that_is_silent_is_no_robot() -> None:
-    page = pages.health(found(robot("robot-1"), silent("hub-1", is_robot=False)))
+    page = health_page.draw(found(robot("robot-1"), silent("hub-1", is_robot=False)))
     assert "Robots 1 of 1 well" in text(page)
     assert "Hubs 0 of 1 well" in text(page)
 
 
 def test_robots_without_a_hub() -> None:
-    shown = text(pages.health(found(robot("robot-1", result()))))
+    shown = text(health_page.draw(found(robot("robot-1", result()))))
     assert "Hubs - none was asked" in shown
     assert "Stalest sample" not in shown
     assert "Certificates" not in shown
@@ -225,7 +229,7 @@ def test_robots_without_a_hub() -> None:
 
 
 def test_a_fleet_of_silent_machines_is_shown() -> None:
-    shown = text(pages.health(found(silent("robot-1"), silent("robot-2"))))
+    shown = text(health_page.draw(found(silent("robot-1"), silent("robot-2"))))
     assert "Robots 0 of 2 well" in shown
     assert "Closest to its cap" not in shown
 
@@ -235,7 +239,7 @@ def test_a_service_that_does_not_run_has_no_bar() -> None:
         "roverwatch-sensor", state="failed", sub_state="failed", ready=False, memory=None, uptime_seconds=None
     )
     broken = result(service(), down, problems=[problem("roverwatch-sensor", "is failed/failed")])
-    page = pages.health(found(robot("robot-1", broken)))
+    page = health_page.draw(found(robot("robot-1", broken)))
     assert "! sensor 1.150.0 failed/failed - 0 0" in text(page)
     assert [given["aria-label"] for given in elements(page, "bar")] == [
         "Memory of all services of robot-1",
@@ -244,14 +248,14 @@ def test_a_service_that_does_not_run_has_no_bar() -> None:
 
 
 def test_memory_without_a_limit_or_a_peak_is_shown() -> None:
-    page = pages.health(found(robot("robot-1", result(service(limit=None), service("roverwatch-b", peak=None)))))
+    page = health_page.draw(found(robot("robot-1", result(service(limit=None), service("roverwatch-b", peak=None)))))
     assert "24M no limit" in text(page)
     assert "24M of 48M 50 %" in text(page)
 
 
 def test_what_waits_and_hubs_as_the_robot_sees_them() -> None:
     away = hub_of_a_robot("hub-2", "timeout", 12 * MIB) | {"blocks_overflowed": 1}
-    page = pages.health(found(robot("robot-1", result(hubs=[hub_of_a_robot(pending=None), away]))))
+    page = health_page.draw(found(robot("robot-1", result(hubs=[hub_of_a_robot(pending=None), away]))))
     shown = text(page)
     assert "hub-1 takes what it sends; vmagent does not say what waits" in shown
     assert (
@@ -263,7 +267,7 @@ def test_what_waits_and_hubs_as_the_robot_sees_them() -> None:
 
 def test_versions_that_differ_are_named_with_their_machines() -> None:
     old = robot("robot-2", result(service(version="1.149.0")))
-    page = pages.health(found(robot("robot-1"), old, robot("robot-3")))
+    page = health_page.draw(found(robot("robot-1"), old, robot("robot-3")))
     assert "vmagent 1.150.0 · 2 1.149.0 · 1 1.149.0: robot-2" in text(page)
 
 
@@ -271,7 +275,7 @@ def test_versions_that_differ_are_named_with_their_machines() -> None:
     ("used", "level"), [(38.3, "ok"), (38.5, "near"), (45.5, "near"), (45.7, "full"), (50, "full")]
 )
 def test_a_bar_says_how_near_the_cap_is(used: float, level: str) -> None:
-    page = pages.health(found(robot("robot-1", result(service(used=used)))))
+    page = health_page.draw(found(robot("robot-1", result(service(used=used)))))
     bar = elements(page, "bar")[1]
     assert bar["class"] == f"bar {level}"
     assert ("▲" in text(page).split("Service Version")[1].split("roverwatch.slice")[0]) == (level != "ok")
@@ -316,7 +320,7 @@ def test_a_machine_cannot_write_into_the_page() -> None:
         problems=[problem(EVIL, EVIL, EVIL)],
         hubs=[hub_of_a_robot(EVIL, "timeout") | {"reason": EVIL}],
     )
-    page = pages.health(found(robot(EVIL, evil), silent("robot-2")))
+    page = health_page.draw(found(robot(EVIL, evil), silent("robot-2")))
     assert not injected(page)
     assert text(page).count(EVIL) > 6
 
@@ -331,7 +335,7 @@ def injected(page: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["health", "rollout"])
 def test_a_page_needs_no_network(kind: str) -> None:
-    page = pages.health(many(20)) if kind == "health" else pages.rollout(updated())
+    page = health_page.draw(many(20)) if kind == "health" else rollout_page.draw(updated())
     for _, given in read(page).tags:
         assert "src" not in given
         assert (given.get("href") or "#").startswith("#")
@@ -340,7 +344,7 @@ def test_a_page_needs_no_network(kind: str) -> None:
 
 
 def test_four_hundred_robots_are_a_file_of_reasonable_size() -> None:
-    page = pages.health(many(400))
+    page = health_page.draw(many(400))
     assert len(page.encode()) < 2_500_000
     assert {f"machine-{number}" for number in range(1, 402)} <= {given.get("id") for _, given in read(page).tags}
     assert "<details open>" not in page.split('id="hubs-title"')[0]
@@ -348,7 +352,7 @@ def test_four_hundred_robots_are_a_file_of_reasonable_size() -> None:
 
 
 def test_few_machines_show_all_of_their_services() -> None:
-    page = pages.health(many(10))
+    page = health_page.draw(many(10))
     assert page.count("<details open>") == 11
     assert "only those with problems" not in page
 
@@ -478,7 +482,7 @@ def large(number: int = 400) -> dict[str, Any]:
 
 
 def test_an_updated_fleet_at_a_glance() -> None:
-    page = pages.rollout(updated())
+    page = rollout_page.draw(updated())
     shown = text(page)
     assert "<title>Rollout of 11.2: updated</title>" in page
     for words in (
@@ -497,7 +501,7 @@ def test_an_updated_fleet_at_a_glance() -> None:
 
 
 def test_every_robot_reason_and_gate_of_a_stopped_rollout_is_there() -> None:
-    page = pages.rollout(stopped())
+    page = rollout_page.draw(stopped())
     shown = text(page)
     assert "Stopped 3 failed, 2 are allowed." in shown
     assert "5 robots: 1 rolled back, 1 failed, 1 unreachable, 1 pending, 1 not reached" in shown
@@ -514,11 +518,11 @@ def test_every_robot_reason_and_gate_of_a_stopped_rollout_is_there() -> None:
 @pytest.mark.parametrize("outcome", sorted(rollout_page.OUTCOMES))
 def test_every_outcome_has_words_and_a_sign(outcome: str) -> None:
     words, sign, _ = rollout_page.OUTCOMES[outcome]
-    assert f"{sign} {words} " in text(pages.rollout(updated() | {"outcome": outcome}))
+    assert f"{sign} {words} " in text(rollout_page.draw(updated() | {"outcome": outcome}))
 
 
 def test_a_rollout_that_goes_on() -> None:
-    page = pages.rollout(running())
+    page = rollout_page.draw(running())
     assert "Running" in text(page)
     assert "so far" in text(page)
     assert "22 Nov 06:46:40" in text(page), "of several days, which it was"
@@ -528,13 +532,13 @@ def test_a_rollout_that_goes_on() -> None:
 
 def test_a_rollout_that_has_not_begun_has_no_timeline() -> None:
     nothing = summary([wave(1, "robot-1")], [of_robot("robot-1", state="waiting")], started=None, ended=None)
-    assert "Timeline" not in text(pages.rollout(nothing | {"outcome": "paused"}))
+    assert "Timeline" not in text(rollout_page.draw(nothing | {"outcome": "paused"}))
     del nothing["started"], nothing["ended"], nothing["waves"][0]["started"], nothing["waves"][0]["ended"]
-    assert "1 not reached" in text(pages.rollout(nothing | {"outcome": "paused"}))
+    assert "1 not reached" in text(rollout_page.draw(nothing | {"outcome": "paused"}))
 
 
 def test_a_rollout_without_robots_is_shown() -> None:
-    assert "no robots" in text(pages.rollout(summary([], [])))
+    assert "no robots" in text(rollout_page.draw(summary([], [])))
 
 
 def test_a_wave_that_is_begun_again_has_not_ended() -> None:
@@ -549,7 +553,7 @@ def test_a_rollout_cannot_write_into_its_page() -> None:
     evil["robots"][0]["robot"] = EVIL
     evil["waves"][0]["robots"] = [EVIL, "robot-2"]
     evil["waves"][0]["gates"] = [gate(EVIL, "fail", EVIL)]
-    page = pages.rollout(evil)
+    page = rollout_page.draw(evil)
     assert not injected(page)
     assert text(page).count(EVIL) > 6
 
@@ -582,7 +586,7 @@ def test_a_night_in_which_nothing_happened_is_cut_out() -> None:
     # 65 s before the night, 40 s after it.
     assert cut.left / (100 - cut.right) == pytest.approx(65 / 40, rel=0.01)
     assert all(not cut.left + 0.01 < place < cut.right - 0.01 for place, _ in axis.ticks)
-    assert "16 h 38 min" in text(pages.rollout(running()))
+    assert "16 h 38 min" in text(rollout_page.draw(running()))
 
 
 @pytest.mark.parametrize("seconds", [1, 90, 5_000, 100_000, 3_000_000])
@@ -599,7 +603,7 @@ def test_long_bakes_are_not_cut_out() -> None:
 
 
 def test_of_four_hundred_robots_those_that_failed_have_a_name_in_the_timeline() -> None:
-    page = pages.rollout(large())
+    page = rollout_page.draw(large())
     assert len(page.encode()) < 1_000_000
     assert len(elements(page, "lane")) == 400
     assert len(elements(page, "thin")) == 399
@@ -612,20 +616,20 @@ def test_of_four_hundred_robots_those_that_failed_have_a_name_in_the_timeline() 
 def test_robots_that_were_not_touched_are_named_up_to_a_number() -> None:
     names = [f"robot-{number}" for number in range(1, 101)]
     waiting = summary([wave(1, *names)], [of_robot(name, state="waiting") for name in names])
-    assert f"robot-{rollout_page.NAMED} and {100 - rollout_page.NAMED} more" in text(pages.rollout(waiting))
-    assert not elements(pages.rollout(waiting), "lane")
+    assert f"robot-{rollout_page.NAMED} and {100 - rollout_page.NAMED} more" in text(rollout_page.draw(waiting))
+    assert not elements(rollout_page.draw(waiting), "lane")
 
 
 def test_many_gates_that_passed_are_one_mark() -> None:
     gates = [gate(f"gate {number}") for number in range(6)] + [gate("restarts", "fail", "2, limit 0")]
     one = updated()
     one["waves"][0]["gates"] = gates
-    marks = re.findall(r'<ol class="gates".*?</ol>', pages.rollout(one), re.DOTALL)
+    marks = re.findall(r'<ol class="gates".*?</ol>', rollout_page.draw(one), re.DOTALL)
     assert [re.findall(r"</span> (.*?)</li>", mark) for mark in marks] == [["6 gates pass", "restarts"], ["errors"]]
 
 
 def test_the_table_for_a_terminal() -> None:
-    lines = pages.rollout_lines(stopped())
+    lines = rollout_page.lines(stopped())
     assert [line.text for line in lines] == [
         "WAVE  STATE        ROBOTS  UPDATED  ROLLED BACK  FAILED  UNREACHABLE  PENDING              GATES    DURATION",
         "   1  failed            3        0            1       1            1        0  1 fail, 1 no data  1 min 30 s",
@@ -640,7 +644,7 @@ def test_the_table_for_a_terminal() -> None:
         "robot-5: pending: offline at the start",
     ]
     assert [line.healthy for line in lines] == [None, False, None, None, None, *[False] * 5, None]
-    assert [line.healthy for line in pages.rollout_lines(updated())] == [None, True, True]
+    assert [line.healthy for line in rollout_page.lines(updated())] == [None, True, True]
 
 
 # In a browser.
@@ -665,7 +669,7 @@ def shown(page: str, directory: Path, script: str, *flags: str, fragment: str = 
 
 def test_bars_are_as_long_as_memory_is_used(tmp_path: Path, chromium: None) -> None:
     services = [service("roverwatch-a", 12, 24), service("roverwatch-b", 45.6, 48), service("roverwatch-c", 60, 60)]
-    page = pages.health(found(robot("robot-1", result(*services)), hub(robot_1=3)))
+    page = health_page.draw(found(robot("robot-1", result(*services)), hub(robot_1=3)))
     script = """
       return [...document.querySelectorAll("#robots .bar")].map((bar) => {
         const whole = bar.getBoundingClientRect(), share = (x) => 100 * (x - whole.left) / whole.width;
@@ -692,7 +696,7 @@ def test_four_hundred_robots_can_be_sorted_and_searched(tmp_path: Path, chromium
       input.value = ""; input.dispatchEvent(new Event("input"));
       document.querySelector(".only").click();
       return [...first, found, names().sort()];"""
-    answer = shown(pages.health(many(400)), tmp_path, script)
+    answer = shown(health_page.draw(many(400)), tmp_path, script)
     assert answer == [400, "robot-400", "robot-400", "robot-1", 11, ["robot-7", "robot-9"]]
 
 
@@ -700,14 +704,15 @@ def test_a_link_to_a_machine_opens_its_services(tmp_path: Path, chromium: None) 
     script = """
       return [...document.querySelectorAll("#robots .detail")]
         .map((row, number) => row.getClientRects().length ? number + 1 : 0).filter(Boolean);"""
-    page = pages.health(many(30))
+    page = health_page.draw(many(30))
     assert shown(page, tmp_path, script) == []
     assert shown(page, tmp_path, script, fragment="#machine-9") == [9]
 
 
 @pytest.mark.parametrize("kind", ["health", "rollout"])
 def test_a_dark_screen_has_a_dark_page(kind: str, tmp_path: Path, chromium: None) -> None:
-    page = pages.health(found(robot("robot-1"), silent("robot-2"))) if kind == "health" else pages.rollout(stopped())
+    health = kind == "health"
+    page = health_page.draw(found(robot("robot-1"), silent("robot-2"))) if health else rollout_page.draw(stopped())
     script = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number);"
     assert min(shown(page, tmp_path, script)) > 220
     assert max(shown(page, tmp_path, script, DARK)) < 40
@@ -715,7 +720,7 @@ def test_a_dark_screen_has_a_dark_page(kind: str, tmp_path: Path, chromium: None
 
 def test_nothing_that_a_machine_says_runs_in_the_browser(tmp_path: Path, chromium: None) -> None:
     evil = result(service(EVIL, version=EVIL), problems=[problem(EVIL, EVIL, EVIL)])
-    page = pages.health(found(robot(EVIL, evil)))
+    page = health_page.draw(found(robot(EVIL, evil)))
     assert shown(page, tmp_path, "return document.title") == "Roverwatch: 1 problem"
 
 
@@ -728,7 +733,7 @@ def test_the_timeline_is_drawn_to_scale(tmp_path: Path, chromium: None) -> None:
           return [part.className, 100 * (box.left - whole.left) / whole.width, 100 * box.width / whole.width];
         });
       });"""
-    drawn = shown(pages.rollout(updated()), tmp_path, script)
+    drawn = shown(rollout_page.draw(updated()), tmp_path, script)
     wanted = rollout_page.Rollout(updated())
     for lane, each in zip(drawn, wanted.robots, strict=True):
         for (name, left, width), segment in zip(lane, wanted.segments(each), strict=True):
@@ -742,7 +747,7 @@ def test_four_hundred_robots_of_a_rollout_fit_into_the_window(tmp_path: Path, ch
       const lanes = [...document.querySelectorAll(".lane")].map((lane) => box(lane).height);
       const wide = document.documentElement.scrollWidth <= innerWidth;
       return [box(document.querySelector(".timeline")).height, Math.min(...lanes), Math.max(...lanes), wide];"""
-    height, thin, named, fits = shown(pages.rollout(large()), tmp_path, script)
+    height, thin, named, fits = shown(rollout_page.draw(large()), tmp_path, script)
     assert (thin, named) == (5, 22)
     assert height < 2500
     assert fits

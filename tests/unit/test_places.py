@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import disk, installed, places, requirements
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact import installed
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.base import places
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import disk
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import requirements
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20

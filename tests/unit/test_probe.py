@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import loopback
 import pytest
-from roverwatch import probe
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import probe
 from stopwatch import Stopwatch
 
 

@@ -18,8 +18,16 @@ import loopback
 import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
-from roverwatch import promql_gate, remote_write
-from roverwatch.promql_gate import FAIL, NO_DATA, PASS, Gate, GateError, Request
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill import remote_write
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.rollout import promql_gate
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.rollout.promql_gate import (
+    FAIL,
+    NO_DATA,
+    PASS,
+    Gate,
+    GateError,
+    Request,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "plugins" / "modules" / "promql_gate.py"

@@ -13,9 +13,10 @@ import binaries
 import pytest
 import releases
 import yaml
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import MissingArtifact, Store
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import images
 from jinja2 import Environment
-from roverwatch import firewall, images
-from roverwatch.store import MissingArtifact, Store
 from sensor_service import config
 from sensor_service.sources import Source, source_class
 
@@ -37,7 +38,7 @@ def variables() -> dict[str, dict[str, Any]]:
 def sources(variables: dict[str, Any], folder: Path) -> dict[str, Source]:
     """The sources that a release samples, from the configuration that its role writes."""
     environment = Environment()
-    environment.filters |= {"to_json": json.dumps, "bool": bool, "roverwatch.fleet.listen_on": firewall.listen_on}
+    environment.filters |= {"to_json": json.dumps, "bool": bool, "roverwatch.fleet.listen_on": rules.listen_on}
     template = yaml.safe_load(VARIABLES.read_text())["__sensor_service_config"]
     toml = folder / "config.toml"
     toml.write_text(

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from roverwatch import report
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.health import report
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report import plain
 
 MIB = 2**20
 REDEPLOY = "ansible-playbook playbooks/site.yml --limit robot-1"
@@ -236,7 +237,7 @@ def test_module_that_failed() -> None:
 )
 def test_a_module_that_was_not_let_do_anything(stderr: str, told: str) -> None:
     result = {"failed": True, "module_stderr": stderr, "msg": "Task failed: No start of json char"}
-    assert report.message(result).startswith(told)
+    assert plain.message(result).startswith(told)
 
 
 def test_host_without_a_result() -> None:

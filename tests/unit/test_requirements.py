@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from roverwatch import gateway, requirements
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import gateway
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import requirements
 
 MACHINE: dict[str, Any] = {
     "user": "root",

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-UTILS = ROOT / "plugins/module_utils/roverwatch"
+PLUGINS = ROOT / "plugins"
 # What looks at a machine, by its module. What looks at variables alone is no matter of the machine's.
 ABOUT_MACHINES = {
-    "requirements": {
+    "plugin_utils/base/requirements": {
         "machine", "reached", "written", "room", "same_machine", "same_disk", "other_machine", "absent_devices",
         "image_policy",
     },
-    "ports": {"taken", "_line"},
-    "ownership": {"strangers", "_accounts", "_units"},
-    "capacity": {"disk"},
-    "names": {"inventory_name"},
+    "plugin_utils/base/ports": {"taken", "_line"},
+    "module_utils/roverwatch/base/ownership": {"strangers", "_accounts", "_units"},
+    "plugin_utils/base/capacity": {"disk"},
+    "plugin_utils/base/names": {"inventory_name"},
 }  # fmt: skip
 # Shorter texts are parts of a message.
 WORDS = 8
@@ -26,7 +26,7 @@ WORDS = 8
 
 def texts(module: str, functions: set[str]) -> Iterator[str]:
     """The longer texts in functions, with `…` for what is filled in."""
-    tree = ast.parse((UTILS / f"{module}.py").read_text())
+    tree = ast.parse((PLUGINS / f"{module}.py").read_text())
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef) and function.name in functions:
             for node in ast.walk(function):
@@ -41,7 +41,7 @@ def docstring(function: ast.FunctionDef) -> ast.expr | None:
 
 CODE = [text for module, functions in ABOUT_MACHINES.items() for text in texts(module, functions)]
 # What keeps a robot from a hub is one line of the page, whatever it is.
-PARTS_OF_ANOTHER = set(texts("requirements", {"reached"}))
+PARTS_OF_ANOTHER = set(texts("plugin_utils/base/requirements", {"reached"}))
 # How a remedy begins that stands alone.
 REMEDIES = ("Add ", "Boot ", "Make ", "- ")
 

@@ -9,7 +9,8 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.roverwatch.fleet.plugins.filter.hubs import to_hubs
 from ansible_collections.roverwatch.fleet.plugins.filter.versions import versions
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts, role_options
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import delivery
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service import role_options
 
 VARIABLES = {"vmagent_port": 8429, "vmagent_memory_max": trust_as_template("{{ cap }}"), "cap": "48M", "other_port": 1}
 VARIABLES |= {"inventory_hostname": "robot-1"}
@@ -51,7 +52,7 @@ def test_what_is_known_together_comes_to_what_the_task_says(tmp_path):
     added = {"args": ["-b"], "secrets": {"b": "2"}, "record": {"hubs": []}}
     action = Action(name="vmagent", version="1", store=tmp_path, args=["-a"], secrets={"a": "1"}, added=added)
     (tmp_path / "manifest.json").write_text('{"schema": 1, "artifacts": []}')
-    artifacts.serve(action, "a.b.c", [], VARIABLES)
+    delivery.serve(action, "a.b.c", [], VARIABLES)
     assert action.asked["args"] == ["-a", "-b"]
     assert action.asked["secrets"] == {"a": "1", "b": "2"}
     assert action.asked["record"] == {"hubs": []}

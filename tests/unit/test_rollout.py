@@ -13,8 +13,8 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from roverwatch import rollout
-from roverwatch.rollout import Wave
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import journal as rollout
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout.journal import Wave
 
 ROOT = Path(__file__).resolve().parents[2]
 FLEET = [f"robot-{number}" for number in range(1, 101)]
@@ -157,10 +157,11 @@ def line(robot: str, phase: str, run: str = "a", **more: Any) -> dict[str, Any]:
 def test_lines_of_several_processes_are_whole_and_in_the_order_of_each(tmp_path: Path):
     path = tmp_path / "r" / "journal.jsonl"
     code = (
-        "import sys; from pathlib import Path; from roverwatch import rollout\n"
-        "for n in range(100): rollout.append(Path(sys.argv[1]), {'run': sys.argv[2], 'n': n, 'reason': 'x' * 3000})"
+        "import sys; from pathlib import Path\n"
+        "from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import journal\n"
+        "for n in range(100): journal.append(Path(sys.argv[1]), {'run': sys.argv[2], 'n': n, 'reason': 'x' * 3000})"
     )
-    env = {**os.environ, "PYTHONPATH": "plugins/module_utils"}
+    env = {**os.environ, "PYTHONPATH": "collections"}
     writers = [subprocess.Popen(["python", "-c", code, str(path), name], env=env) for name in "abc"]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     lines = rollout.read(path)

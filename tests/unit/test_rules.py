@@ -12,7 +12,7 @@ from typing import Any
 import ansible_runs
 import pytest
 import yaml
-from roverwatch.store import MissingArtifact, Store
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import MissingArtifact, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = sorted((ROOT / "roles" / "vmalert" / "files" / "rules").glob("*.yml"))

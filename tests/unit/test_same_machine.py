@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import identity
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import same_machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.base import identity
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import same_machine
 
 TEN = {"ansible_host": "10.0.0.11"}
 FLEET: dict[str, dict[str, Any]] = {

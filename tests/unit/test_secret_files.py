@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-from roverwatch import disk
-from roverwatch.secret_files import GENERATION, SecretFiles
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service.secret_files import (
+    GENERATION,
+    SecretFiles,
+)
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import disk
 
 ME = os.getuid()
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import sizes
 from hypothesis import given
 from hypothesis import strategies as st
-from roverwatch import sizes
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from roverwatch import sockets
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import sockets
 
 LISTEN = """
 import socket, sys

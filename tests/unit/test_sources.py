@@ -14,10 +14,18 @@ import fake_release
 import pytest
 import yaml
 from ansible_collections.roverwatch.fleet.plugins.filter.versions import versions as versions_filter
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import Entry, Store
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import retry
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import download, sources
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact.sources import (
+    Bundle,
+    ChecksumMismatch,
+    Order,
+    SourceError,
+    UnreachableSource,
+    fill,
+)
 from jinja2 import Environment
-from roverwatch import download, retry, sources
-from roverwatch.sources import Bundle, ChecksumMismatch, Order, SourceError, UnreachableSource, fill
-from roverwatch.store import Entry, Store
 from stopwatch import Stopwatch
 
 TOP = Path(__file__).parents[2]

@@ -41,7 +41,7 @@ def test_no_stage_is_in_two_lanes() -> None:
         ("roles/vmagent/README.md", set()),
         ("molecule/hub/tests/test_backup.py", {"hub"}),
         ("roles/rollout/tasks/main.yml", {"rolling_update", "power"}),
-        ("plugins/module_utils/roverwatch/units.py", set(SCENARIOS)),
+        ("plugins/module_utils/roverwatch/system/units.py", set(SCENARIOS)),
         ("something/new", set(SCENARIOS)),
     ],
 )

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from roverwatch.store import (
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import (
     Entry,
     MissingArtifact,
     Store,

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from roverwatch import systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import systemd
 
 SHOWN = """\
 Id=roverwatch-vmagent.service

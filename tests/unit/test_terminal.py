@@ -28,7 +28,7 @@ def test_stdout_is_left_to_a_callback_for_programs(callback, told):
 
 def test_nothing_of_ours_prints_otherwise():
     paths = [
-        path for folder in ("action", "callback", "plugin_utils") for path in (ROOT / "plugins" / folder).glob("*.py")
+        path for folder in ("action", "callback", "plugin_utils") for path in (ROOT / "plugins" / folder).rglob("*.py")
     ]
     for path in paths:
         for call in re.findall(r"\bdisplay\(.*|\bprint\(.*", path.read_text()):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from roverwatch import units
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import units
 
 UNIT = "[Service]\nEnvironment=ROVERWATCH_REVISION=@revision@\n"
 SCRAPE = {"target": "127.0.0.1:8429", "job": "vmagent", "keep": "vmagent_.+", "sample_limit": 20, "series_limit": 40}

@@ -12,7 +12,7 @@ from typing import Any
 import binaries
 import pytest
 import tls
-from roverwatch import gateway, uplink
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import gateway, uplink
 
 PASSWORD = "0f3c" * 16
 LONG, SHORT = 30.0, 0.5

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sources import PINS
 
+from ..artifact.sources import PINS
 from . import lines, programs
 from .programs import NotAskedError
 
