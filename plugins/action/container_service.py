@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import delivery
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service import delivery
 
 
 class ActionModule(ActionBase):

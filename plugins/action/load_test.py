@@ -8,8 +8,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.load import run as load
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.artifact import delivery
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service import delivery
 
 
 class ActionModule(ActionBase):

@@ -1,4 +1,4 @@
-"""The controller's steps of a rollout: the plan, the journal, the verdicts. What they decide is in plugin_utils/rollout."""
+"""The controller's steps of a rollout: the plan, the journal, the verdicts. plugin_utils/rollout decides."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""A program of the artifact store on a machine; for action plugins, which bring it (plugin_utils/artifact/delivery.py)."""
+"""A program of the artifact store on a machine; for action plugins, which bring it (plugin_utils/service/delivery)."""
 
 from __future__ import annotations
 

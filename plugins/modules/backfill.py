@@ -106,8 +106,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill import copying, gaps
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import local_database
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import records
 
 
 def look(module: AnsibleModule, _: copying.Progress) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def main() -> None:
     progress = copying.Progress()
     try:
         found = STEPS[module.params["step"]](module, progress)
-    except (copying.CopyError, local_database.DatabaseError, machine.HealthError) as error:
+    except (copying.CopyError, local_database.DatabaseError, records.RecordError) as error:
         module.fail_json(msg=str(error), chunks=progress.chunks, sent_bytes=progress.sent_bytes)
     module.exit_json(changed=progress.chunks > 0, chunks=progress.chunks, sent_bytes=progress.sent_bytes, **found)
 

@@ -178,6 +178,10 @@ problems:
   type: list
   elements: dict
   contains:
+    host:
+      description: The machine's name in the inventory.
+      type: str
+      returned: always
     service:
       description: The unit or slice concerned, or C(hub).
       type: str
@@ -199,6 +203,8 @@ uptime_seconds:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health.options import Options
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import records
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup, systemd
 
 
@@ -220,7 +226,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    options = machine.Options(
+    options = Options(
         host=module.params["host"],
         expected_units=module.params["expected_units"],
         slice_unit=module.params["slice"],
@@ -235,8 +241,8 @@ def main() -> None:
         holes_period_seconds=module.params["holes_period_seconds"],
     )
     try:
-        result = machine.check(options)
-    except (machine.HealthError, cgroup.CgroupError, systemd.SystemdError) as error:
+        result = machine.look(options).as_dict()
+    except (records.RecordError, cgroup.CgroupError, systemd.SystemdError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)
 

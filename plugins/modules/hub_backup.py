@@ -61,8 +61,8 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup.request import Plan
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.sizes import from_bytes
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import probe
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import records
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import systemd
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     plan = Plan(**module.params["plan"])
     try:
         module.exit_json(changed=False, **STEPS[module.params["step"]](module, plan))
-    except (steps.BackupError, machine.HealthError, systemd.SystemdError) as error:
+    except (steps.BackupError, records.RecordError, systemd.SystemdError) as error:
         module.fail_json(msg=f"{plan.hub}: {error}")
 
 

@@ -62,7 +62,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup.request import Plan
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.sizes import from_bytes
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import records
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import disk, systemd
 
 
@@ -143,7 +143,7 @@ def main() -> None:
     plan = Plan(**module.params["plan"])
     try:
         module.exit_json(changed=False, **STEPS[module.params["step"]](module, plan))
-    except (steps.BackupError, machine.HealthError, systemd.SystemdError) as error:
+    except (steps.BackupError, records.RecordError, systemd.SystemdError) as error:
         module.fail_json(msg=f"{plan.hub}: {error}")
 
 

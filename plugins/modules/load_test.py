@@ -70,8 +70,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.load import run as load
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import records
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup, systemd, units
 
 
@@ -124,7 +124,7 @@ def main() -> None:
     )
     try:
         module.exit_json(changed=False, **STEPS[module.params["step"]](module))
-    except (load.LoadError, machine.HealthError, cgroup.CgroupError, systemd.SystemdError) as error:
+    except (load.LoadError, records.RecordError, cgroup.CgroupError, systemd.SystemdError) as error:
         module.fail_json(msg=str(error))
 
 

@@ -76,8 +76,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill import sample_counts
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import local_database
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import records
 
 
 def main() -> None:
@@ -95,8 +95,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        found = count(local_database.deployed_url(), module.params)
-    except (local_database.DatabaseError, machine.HealthError) as error:
+        found = count(records.database_url(), module.params)
+    except (local_database.DatabaseError, records.RecordError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **found)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill import gaps
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill.sample_counts import Counts
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.problem import Problem
 
-from ..report.plain import UNKNOWN, Line, Problem, count, message, problem_lines, sizes, table
+from ..report.plain import UNKNOWN, Line, count, message, problem_lines, sizes, table
 
 COLUMNS = ("ROBOT", "HUB", "HISTORY", "MISSING", "IN", "COPIED", "SENT", "STILL MISSING")
 

@@ -10,8 +10,8 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup import request
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.sizes import from_bytes
 
-from ..artifact import delivery
 from ..controller.terminal import tell
+from ..service import delivery
 
 POLL_SECONDS = 2
 PREFIXES = ("backup_", "restore_")

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.problem import Problem
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import holes
 
-from ..report.plain import UNKNOWN, Line, Problem, by_name, count, message, percent, problem_lines, sizes, table
+from ..report.plain import UNKNOWN, Line, by_name, count, message, percent, problem_lines, sizes, table
 
 # Alerts of this severity are problems, the others are warnings.
 CRITICAL = "critical"

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.problem import Problem
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.load import run
 
 from ..report.plain import (
     UNKNOWN,
     Line,
-    Problem,
     by_name,
     count,
     message,

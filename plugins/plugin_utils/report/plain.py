@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.problem import Problem
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.sizes import from_bytes
 
 UNKNOWN = "-"
@@ -14,16 +15,6 @@ UNKNOWN = "-"
 TEXT_COLUMNS = frozenset(
     {"ROBOT", "SERVICE", "STATE", "SLICE", "HUB", "RELEASE", "SINCE", "PREVIOUS", "AT THE HUB", "NOTE"}
 )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something to act on. `service` is a unit, a slice, or what else of the host is concerned."""
-
-    host: str
-    service: str
-    what: str
-    remedy: str
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..common.retry import ATTEMPTS, Again, patiently
-from ..health import machine
 from ..hub import gateway, uplink
 from ..query import local_database
 from ..query.probe import describe, is_ready
+from ..service import records
 from . import remote_write, sample_counts
 from .gaps import Chunk
 
@@ -69,17 +69,17 @@ class Robot:
     hubs: Sequence[uplink.Hub]
 
     @classmethod
-    def read(cls, name: str, directory: Path = machine.PATHS.services) -> Robot:
-        """From services.d; `name` is that in the inventory. Raises CopyError or local_database.DatabaseError."""
+    def read(cls, name: str, directory: Path = records.DIRECTORY) -> Robot:
+        """From services.d; `name` is that in the inventory. Raises CopyError or records.RecordError."""
         redeploy = REDEPLOY.format(robot=name)
-        vmagent = next((item for item in machine.read_installed(directory) if item.unit == VMAGENT), None)
+        vmagent = records.find(VMAGENT, records.read(directory))
         if not vmagent:
             raise CopyError(f"{VMAGENT} is not deployed here: {redeploy}")
         try:
             hubs = uplink.read(vmagent.hubs)
         except (KeyError, TypeError) as error:
             raise CopyError(f"{directory / VMAGENT}.json does not say what a hub is: {redeploy}") from error
-        return cls(name, local_database.deployed_url(directory), vmagent.ready_url, hubs)
+        return cls(name, records.database_url(directory), vmagent.ready_url, hubs)
 
     def hub(self, url: str) -> uplink.Hub:
         """The hub with this URL. Raises CopyError if there is none any more."""
@@ -239,7 +239,7 @@ def exact_selector(labels: Mapping[str, str]) -> str:
 def copy(robot: Robot, target: Gateway, chunks: Sequence[Chunk], seconds: float, progress: Progress) -> None:
     """Copy chunks for about so many seconds, one at least. `progress` is kept, also when this raises.
 
-    Raises CopyError or local_database.DatabaseError.
+    Raises CopyError or records.RecordError.
     """
     deadline = time.monotonic() + seconds
     target.knock()

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from ..common.sizes import from_bytes
-from ..health import machine
 from ..query import probe
+from ..service import records
 from ..service.unit_text import PROTECT_CLOCK, SANDBOX
 from ..system import disk, systemd, units
 from . import outcome
@@ -107,18 +107,18 @@ BACKUP, RESTORE = Run("backup"), Run("restore")
 # --- the hub as it is --------------------------------------------------------------------------------------
 
 
-def service_url(directory: Path = machine.PATHS.services) -> str:
+def service_url(directory: Path = records.DIRECTORY) -> str:
     """Where the hub's VictoriaMetrics answers."""
-    for service in machine.read_installed(directory):
+    for service in records.read(directory):
         if service.unit == SERVICE:
             return "{0.scheme}://{0.netloc}".format(urllib.parse.urlsplit(service.ready_url))
     raise BackupError("{} is not deployed here: run playbooks/site.yml first".format(SERVICE))
 
 
-def check_budget(plan: Plan, directory: Path = machine.PATHS.services) -> None:
+def check_budget(plan: Plan, directory: Path = records.DIRECTORY) -> None:
     """See that the run's cap fits beside those of the services, or the kernel would kill one of them for it."""
     budget = systemd.show(units.SLICE, ["MemoryMax"])["MemoryMax"]
-    caps = sum(service.memory_max for service in machine.read_installed(directory))
+    caps = sum(service.memory_max for service in records.read(directory))
     if budget.isdigit() and caps + plan.memory_max > int(budget):
         raise BackupError(
             "the caps of the services add up to {}, and backup_memory_max is {}: more than memory_budget, which is {}. "

@@ -34,7 +34,7 @@ class Finding(NamedTuple):
     variable: str
 
 
-def look(base_url: str, hub: bool, timeout_seconds: float) -> list[Finding]:
+def look(hub: bool, base_url: str, timeout_seconds: float) -> list[Finding]:
     """What the machine's own history says of the last quarter of an hour; nothing if it cannot be asked."""
     try:
         return [*_scrapes(base_url, hub, timeout_seconds), *_daily(base_url, hub, timeout_seconds)]

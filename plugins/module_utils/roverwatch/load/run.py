@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ..common.sizes import from_bytes
-from ..health import machine
 from ..query import probe
+from ..service import records
 from ..system import cgroup, systemd, units
 
 PREFIX = "load_test_"
@@ -258,9 +258,9 @@ def disarm() -> None:
     subprocess.run(["systemctl", "stop", f"{CLEANUP}.timer"], capture_output=True, check=False)
 
 
-def find_service(unit: str, directory: Path = machine.PATHS.services) -> machine.Installed:
+def find_service(unit: str, directory: Path = records.DIRECTORY) -> records.Installed:
     """A service that was deployed here."""
-    installed = {item.unit: item for item in machine.read_installed(directory)}
+    installed = {item.unit: item for item in records.read(directory)}
     if unit not in installed:
         there = ", ".join(installed) or "none"
         raise LoadError(
@@ -269,7 +269,7 @@ def find_service(unit: str, directory: Path = machine.PATHS.services) -> machine
     return installed[unit]
 
 
-def find_url(service: machine.Installed, path: str, url: str) -> str:
+def find_url(service: records.Installed, path: str, url: str) -> str:
     """What to load. Raises LoadError when it does not answer, so that nothing is sent to a service that is down."""
     found = url or urllib.parse.urljoin(service.ready_url, path)
     status, body = probe.http_get(found, REQUEST_TIMEOUT_SECONDS)
@@ -281,14 +281,16 @@ def find_url(service: machine.Installed, path: str, url: str) -> str:
 class Watch:
     """The cgroup of a service while it is loaded. After a restart it is another one, and in between there is none."""
 
-    def __init__(self, service: machine.Installed, paths: machine.Paths = machine.PATHS) -> None:
+    def __init__(
+        self, service: records.Installed, proc: Path = cgroup.PROC, oom_records: Path = cgroup.OOM_RECORDS
+    ) -> None:
         self.service = service
-        self.paths = paths
-        controller = cgroup.find_controller(paths.proc / "self" / "mountinfo")
+        self.proc, self.oom_records = proc, oom_records
+        controller = cgroup.find_controller(proc / "self" / "mountinfo")
         self.slice = controller.directory(systemd.show(units.SLICE, ["ControlGroup"])["ControlGroup"])
         self.figures = Figures()
         self.first = self.memory()
-        self.cpu_before = _cpu_seconds(self.first, paths.proc)
+        self.cpu_before = _cpu_seconds(self.first, proc)
         self.sample()
 
     def memory(self) -> cgroup.CgroupMemory | None:
@@ -315,9 +317,9 @@ class Watch:
     def finish(self) -> Figures:
         """All that was seen."""
         last = self.sample()
-        spent = _cpu_seconds(last, self.paths.proc)
+        spent = _cpu_seconds(last, self.proc)
         self.figures.cpu_seconds = sum(seconds - self.cpu_before.get(pid, 0.0) for pid, seconds in spent.items())
-        self.figures.oom_kills_total = cgroup.read_oom_record(self.service.unit, self.paths.oom_records).now(last)
+        self.figures.oom_kills_total = cgroup.read_oom_record(self.service.unit, self.oom_records).now(last)
         return self.figures
 
 

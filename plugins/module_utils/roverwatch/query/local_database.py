@@ -9,11 +9,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ..common.retry import Again, patiently
-from ..health import machine
 
 T = TypeVar("T")
 
@@ -35,14 +33,6 @@ class Stream(Protocol):
     def read(self) -> bytes: ...
 
     def __iter__(self) -> Iterator[bytes]: ...
-
-
-def deployed_url(directory: Path = machine.PATHS.services) -> str:
-    """Its base URL, from services.d. Raises DatabaseError where there is none."""
-    urls = [item.ready_url for item in machine.read_installed(directory) if item.unit == UNIT]
-    if not urls:
-        raise DatabaseError(f"{UNIT} is not deployed here: ansible-playbook playbooks/site.yml")
-    return urls[0].rpartition("/")[0]
 
 
 def ask(url: str, parameters: Mapping[str, object], read: Callable[[Stream], T]) -> T:

@@ -7,6 +7,7 @@ and may start anywhere: a robot that is itself a container shows /docker/<id>/ro
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -232,3 +233,9 @@ def _words(path: Path) -> Sequence[str]:
 def _unescape(field: str) -> str:
     """mountinfo writes blanks and backslashes as octal."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def whole_pages(size: int) -> int:
+    """A limit in bytes as the kernel keeps it: it rounds down to whole pages."""
+    page = resource.getpagesize()
+    return size // page * page
