@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible import constants as C
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import journal
@@ -59,7 +60,7 @@ class ActionModule(ActionBase):
     def _journal(
         self, variables: dict[str, Any], phase: str, reason: str, status: dict[str, Any] | None = None
     ) -> None:
-        if "journal" not in self._task.args:
+        if not boolean(self._task.args.get("journal", False)):
             return
         plan, wave = variables["rollout_plan"], self._task.args.get("wave") or {}
         came_from = status["release"] if status and phase == "begun" else None

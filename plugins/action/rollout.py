@@ -19,7 +19,7 @@ from ansible_collections.roverwatch.fleet.plugins.action.health_report import wr
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import durations
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report import plain
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import journal
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import claim, journal, judging, planning, summary
 
 DURATIONS = ("rollout_deadline", "rollout_bake", "rollout_gate_patience")
 NOT_THERE = "cannot be reached"
@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
         }
         try:
             return {"changed": False, **steps[self.args["step"]]()}
-        except journal.RolloutError as error:
+        except planning.RolloutError as error:
             raise AnsibleActionFail(f"nothing was changed: {error}") from error
 
     # before the first wave
@@ -56,28 +56,28 @@ class ActionModule(ActionBase):
     def plan(self) -> dict[str, Any]:
         """Decide who is updated when, from what each robot says of itself."""
         settings = self.args["settings"]
-        release = journal.check_release(settings["rollout_release"])
+        release = planning.check_release(settings["rollout_release"])
         times = {name: _seconds(settings, name) for name in DURATIONS}
-        journal.check_times(times["rollout_deadline"], times["rollout_bake"])
+        planning.check_times(times["rollout_deadline"], times["rollout_bake"])
         robots = sorted(self.variables["ansible_play_hosts_all"], key=plain.by_name)
         folder = Path(settings["rollout_dir"]) / release
         holder = _holder(folder.parent)
 
         statuses = {robot: self.variables["hostvars"][robot].get(self.args["statuses"]) or {} for robot in robots}
-        found = journal.sort_robots(
+        found = planning.sort_robots(
             statuses, release, holder, journal.last_phases(journal.read(folder / journal.JOURNAL))
         )
         if found.problems:
-            raise journal.RolloutError("\n".join(found.problems))
+            raise planning.RolloutError("\n".join(found.problems))
         if settings["rollout_gates"] and not settings["hubs"]:
-            raise journal.RolloutError(
+            raise planning.RolloutError(
                 "rollout_gates ask a hub how the updated robots do, and the inventory has no host in the group hubs: "
                 "add one, or go without: -e '{\"rollout_gates\": []}'"
             )
-        waves = journal.waves(
+        waves = planning.waves(
             settings["rollout_waves"], settings["rollout_canaries"], found.todo, found.updated, found.pending
         )
-        allowed = int(journal.share(settings["rollout_failure_budget"], len(robots), "rollout_failure_budget"))
+        allowed = int(planning.share(settings["rollout_failure_budget"], len(robots), "rollout_failure_budget"))
 
         run = f"{time.time():.3f}-{os.getppid()}"
         plan = {
@@ -98,9 +98,9 @@ class ActionModule(ActionBase):
         self._say_plan(plan, found)
         return plan
 
-    def _open(self, plan: dict[str, Any], robots: list[str], found: journal.Sorted) -> None:
+    def _open(self, plan: dict[str, Any], robots: list[str], found: planning.Sorted) -> None:
         """Begin the journal of this run, unless another run on this controller is about the same robots."""
-        journal.claim(Path(plan["directory"]).parent, os.getppid(), plan["release"], robots)
+        claim.claim(Path(plan["directory"]).parent, os.getppid(), plan["release"], robots)
         self.current = plan
         self._journal(
             phase="planned", robots=robots, **{key: plan[key] for key in ("waves", "allowed", "holder")},
@@ -111,10 +111,10 @@ class ActionModule(ActionBase):
         for robot in found.updated:
             self._journal(robot=robot, phase="skipped", to=plan["release"], reason="has this release")
         # What stays true of a run whose controller is killed.
-        cut_off = {"release": plan["release"], "outcome": journal.STOPPED, "reason": "the run has not come to its end"}
+        cut_off = {"release": plan["release"], "outcome": summary.STOPPED, "reason": "the run has not come to its end"}
         write_atomically(Path(plan["directory"]) / "result.json", json.dumps(cut_off, indent=2) + "\n")
 
-    def _say_plan(self, plan: dict[str, Any], found: journal.Sorted) -> None:
+    def _say_plan(self, plan: dict[str, Any], found: planning.Sorted) -> None:
         tell(f"rollout {plan['release']}: journal in {plan['directory']}/journal.jsonl")
         for wave in plan["waves"]:
             tell(f"  wave {wave['number']}: {plain.count(len(wave['robots']), 'robot')}: {_some(wave['robots'])}")
@@ -140,7 +140,7 @@ class ActionModule(ActionBase):
         """See who of the wave is there and can be judged; the others are pending, which is no failure."""
         wave = self._wave()
         statuses = {robot: self.variables["hostvars"][robot].get(self.args["statuses"]) or {} for robot in wave.robots}
-        robots, pending, found = journal.admit(wave, statuses, [_answer(answer) for answer in self.args["answers"]])
+        robots, pending, found = judging.admit(wave, statuses, [_answer(answer) for answer in self.args["answers"]])
         self._journal(phase="wave_started", wave=wave.number, reason="")
         last = self.current["waves"][-1]["number"]
         tell(f"wave {wave.number} of {last}: {plain.count(len(robots), 'robot')}: {_some(robots)}")
@@ -148,15 +148,15 @@ class ActionModule(ActionBase):
             self._journal(robot=robot, phase="pending", wave=wave.number, to=self.current["release"], reason=why)
             tell(f"  {robot}: pending: {why}", color=C.COLOR_WARN)
         if found.outcome != "pass":
-            return self._pause(wave, journal.PAUSED, f"was not begun, as nobody could judge it: {found.reason}")
+            return self._pause(wave, summary.PAUSED, f"was not begun, as nobody could judge it: {found.reason}")
         if not robots and self._first(wave):
             why = f"none of the first wave can be updated now ({_some(list(pending))}); rollout_canaries names others"
-            return self._pause(wave, journal.PENDING, why)
+            return self._pause(wave, summary.PENDING, why)
         return {"number": wave.number, "robots": robots}
 
-    def _pause(self, wave: journal.Wave, outcome: str, why: str) -> dict[str, Any]:
+    def _pause(self, wave: planning.Wave, outcome: str, why: str) -> dict[str, Any]:
         self._journal(phase="wave_ended", wave=wave.number, outcome="paused", reason=why)
-        return self._finish(journal.Verdict(outcome, f"wave {wave.number}: {why}"))
+        return self._finish(judging.Verdict(outcome, f"wave {wave.number}: {why}"))
 
     def tally(self) -> dict[str, Any]:
         """Who of the wave is how far, from the journal: asking each robot's variables takes far longer."""
@@ -170,7 +170,7 @@ class ActionModule(ActionBase):
         """What becomes of the wave: the failure budget first, then what the hubs say."""
         wave = self._wave()
         lines = journal.read(self._path())
-        found = journal.judge_budget(lines, self.current["run"], wave, self.current["allowed"], self._first(wave))
+        found = judging.judge_budget(lines, self.current["run"], wave, self.current["allowed"], self._first(wave))
         answers = [_answer(answer) for answer in self.args["answers"]]
         for answer in answers:
             for gate in answer["gates"]:
@@ -183,33 +183,33 @@ class ActionModule(ActionBase):
                     color={"pass": C.COLOR_OK, "fail": C.COLOR_ERROR}.get(gate["outcome"], C.COLOR_WARN),
                 )
         if found.outcome == "pass":
-            found = journal.judge_hubs(answers)
+            found = judging.judge_hubs(answers)
         if found.outcome == "no_data" and self.args.get("going_on"):
-            found = journal.Verdict("pass", f"the operator goes on without data: {found.reason}")
+            found = judging.Verdict("pass", f"the operator goes on without data: {found.reason}")
             self._journal(phase="gate", wave=wave.number, gate="operator", outcome="pass", reason=found.reason)
         return {"outcome": found.outcome, "reason": found.reason}
 
     def end_wave(self) -> dict[str, Any]:
         """Close the wave, and end the rollout unless it passed."""
         wave, verdict = self._wave(), self.args["verdict"]
-        found = journal.Verdict(verdict["outcome"], verdict["reason"])
+        found = judging.Verdict(verdict["outcome"], verdict["reason"])
         if found.outcome == "pass":  # robots may have got lost since, on their confirmation
             lines = journal.read(self._path())
-            found = journal.judge_budget(lines, self.current["run"], wave, self.current["allowed"], self._first(wave))
+            found = judging.judge_budget(lines, self.current["run"], wave, self.current["allowed"], self._first(wave))
         ended = {"pass": "passed", "fail": "failed", "no_data": "paused"}[found.outcome]
         self._journal(phase="wave_ended", wave=wave.number, outcome=ended, reason=found.reason)
         if found.outcome == "pass":
             return {}
-        outcome = journal.PAUSED if found.outcome == "no_data" else journal.STOPPED
-        return self._finish(journal.Verdict(outcome, f"wave {wave.number}: {found.reason}"))
+        outcome = summary.PAUSED if found.outcome == "no_data" else summary.STOPPED
+        return self._finish(judging.Verdict(outcome, f"wave {wave.number}: {found.reason}"))
 
     def end(self) -> dict[str, Any]:
         """The end after the last wave."""
-        return self._finish(journal.verdict(journal.read(self._path())))
+        return self._finish(judging.judge_rollout(journal.read(self._path())))
 
-    def _finish(self, found: journal.Verdict) -> dict[str, Any]:
+    def _finish(self, found: judging.Verdict) -> dict[str, Any]:
         self._journal(phase="ended", outcome=found.outcome, reason=found.reason)
-        return {"failed": found.outcome != journal.UPDATED, "msg": f"{found.outcome}: {found.reason}"}
+        return {"failed": found.outcome != summary.UPDATED, "msg": f"{found.outcome}: {found.reason}"}
 
     # what all of them need
 
@@ -220,10 +220,10 @@ class ActionModule(ActionBase):
         if not self._task.check_mode:
             journal.append(self._path(), {"run": self.current["run"], **line})
 
-    def _wave(self) -> journal.Wave:
-        return journal.Wave(self.args["wave"]["number"], self.args["wave"]["robots"])
+    def _wave(self) -> planning.Wave:
+        return planning.Wave(self.args["wave"]["number"], self.args["wave"]["robots"])
 
-    def _first(self, wave: journal.Wave) -> bool:
+    def _first(self, wave: planning.Wave) -> bool:
         return bool(self.current["first"]) and wave.number == self.current["waves"][0]["number"]
 
 
@@ -231,7 +231,7 @@ def _seconds(settings: Mapping[str, Any], name: str) -> float:
     try:
         return durations.to_seconds(settings[name])
     except ValueError as error:
-        raise journal.RolloutError(f"{name}: {error}") from error
+        raise planning.RolloutError(f"{name}: {error}") from error
 
 
 def _holder(rollouts: Path) -> str:

@@ -26,7 +26,7 @@ from ansible.plugins.callback import CallbackBase
 from ansible_collections.roverwatch.fleet.plugins.action.health_report import write_atomically
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report import plain
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import journal, page
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import claim, journal, page, summary
 
 ACTION = "roverwatch.fleet.rollout"
 
@@ -64,18 +64,18 @@ class CallbackModule(CallbackBase):
         if journal.of_run(lines, self.plan["run"])[-1]["phase"] != "ended":
             lost = journal.failures(lines, self.plan["run"])
             reason = journal.told(lost) or "the run ended before its last wave; see the messages above"
-            self._append(phase="ended", outcome=journal.STOPPED, reason=reason)
+            self._append(phase="ended", outcome=summary.STOPPED, reason=reason)
             lines = journal.read(folder / journal.JOURNAL)
-        journal.disclaim(folder.parent, os.getpid())
-        whole = journal.summary(lines)
-        write_atomically(folder / "result.json", json.dumps(journal.result(whole), indent=2, ensure_ascii=False) + "\n")
+        claim.disclaim(folder.parent, os.getpid())
+        whole = summary.summary(lines)
+        write_atomically(folder / "result.json", json.dumps(summary.result(whole), indent=2, ensure_ascii=False) + "\n")
         write_atomically(folder / "report.html", page.draw(whole))
-        good = whole["outcome"] == journal.UPDATED
+        good = whole["outcome"] == summary.UPDATED
         for line in page.lines(whole):
             colour = {True: C.COLOR_OK, False: C.COLOR_ERROR, None: None}[line.healthy]
             tell(line.text, color=colour)
         tell(f"report: {folder}/report.html")
-        tell(journal.sentence(whole), color=C.COLOR_OK if good else C.COLOR_ERROR)
+        tell(summary.sentence(whole), color=C.COLOR_OK if good else C.COLOR_ERROR)
 
     def _append(self, **line: Any) -> None:
         assert self.plan is not None

@@ -34,6 +34,7 @@ options:
   phase:
     description: For V(note), what the robot went through.
     type: str
+    choices: [deployed, healthy, failed]
   reason:
     description: For V(note), why.
     type: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,13 +11,13 @@ import pytest
 from ansible_collections.roverwatch.fleet.plugins.action import release
 
 
-def ran(answer: dict[str, Any], **args: Any) -> dict[str, Any]:
+def ran(answer: dict[str, Any], plan: dict[str, Any] | None = None, **args: Any) -> dict[str, Any]:
     """The task's result, where the tool on the robot answers so."""
     task = SimpleNamespace(args=args, check_mode=False, async_val=0, diff=False, delegate_to=None)
     connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/nowhere"))
     action = release.ActionModule(task, connection, None, None, None, None)
     action._execute_module = lambda *_, **__: answer
-    return action.run(task_vars={"inventory_hostname": "robot-1"})
+    return action.run(task_vars={"inventory_hostname": "robot-1", "rollout_plan": plan or {}})
 
 
 def status(state: str) -> str:
@@ -38,3 +39,11 @@ def test_a_refusal_is_said_in_the_tools_own_words():
 
 def test_a_robot_that_does_not_answer_is_unreachable():
     assert ran({"unreachable": True, "msg": "no route"}, command="status")["unreachable"] is True
+
+
+@pytest.mark.parametrize(("journal", "lines"), [(True, 1), ("yes", 1), (False, 0), ("no", 0)])
+def test_it_writes_into_the_journal_if_it_is_told_to(journal: object, lines: int, tmp_path: Path):
+    plan = {"directory": str(tmp_path), "run": "a", "release": "r1"}
+    ran({"rc": 0, "stdout": status("confirmed")}, command="confirm", id="r1", journal=journal, plan=plan)
+    path = tmp_path / "journal.jsonl"
+    assert len(path.read_text().splitlines() if path.exists() else []) == lines
