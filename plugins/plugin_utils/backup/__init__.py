@@ -1,0 +1,1 @@
+"""Backups of a hub, and the way back."""

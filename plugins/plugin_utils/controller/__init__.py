@@ -1,0 +1,1 @@
+"""What the controller itself must be, and how it speaks to the operator."""

@@ -1,0 +1,1 @@
+"""A hub's VM and its firewall in Google Cloud."""

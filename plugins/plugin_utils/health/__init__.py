@@ -1,0 +1,1 @@
+"""A look at a machine, the checks, and the fleet's report."""

@@ -1,0 +1,1 @@
+"""Load on one service of a robot."""

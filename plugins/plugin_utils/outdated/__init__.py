@@ -1,1 +1,1 @@
-"""Which pins are not the newest of their line: `lines` says what a line is, `programs` asks, `pins` tells."""
+"""Pins that are not the newest, and the locks."""

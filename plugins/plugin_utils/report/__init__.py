@@ -1,0 +1,1 @@
+"""Tables, lines and pages that all reports are made of."""

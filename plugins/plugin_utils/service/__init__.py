@@ -1,0 +1,1 @@
+"""One service, whole: its artifact, files, secrets, units, and the proof that it runs."""

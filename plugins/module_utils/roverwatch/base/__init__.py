@@ -1,0 +1,1 @@
+"""Preflight: what must hold before a machine is touched."""

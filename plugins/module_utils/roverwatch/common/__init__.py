@@ -1,0 +1,1 @@
+"""Sizes, durations, patience, a problem with its remedy."""

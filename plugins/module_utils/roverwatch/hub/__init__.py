@@ -1,0 +1,1 @@
+"""A hub's gateway, its certificates, and a robot's way to it."""

@@ -1,0 +1,1 @@
+"""A release over a fleet in waves: planning, judging, the journal."""
