@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,48 @@ def test_an_engine_is_not_asked_with_a_template_for_what_an_image_may_lack():
     for path in tracked():
         if path.suffix in (".py", ".sh", ".yml", ".j2") or path.name == "Makefile":
             assert not re.search(r"\{\{\s*(index|range) \.|\{\{\s*\.(Config|ContainerConfig)\.", path.read_text()), path
+
+
+# --- what nothing reads ----------------------------------------------------------------------------------------
+
+# What Ansible looks for by its name.
+OF_ANSIBLE = {"ActionModule", "CallbackModule", "FilterModule", "InventoryModule", "ModuleDocFragment"}
+OF_ANSIBLE |= {"DOCUMENTATION", "EXAMPLES", "RETURN"}
+# Options of a service that its role may have variables for: they are read by their ending.
+BY_ENDING = re.compile(r"_(version|memory_max|port|allow_from|metrics_keep|sample_limit|series_limit|artifacts_dir)$")
+
+
+def words() -> Counter[str]:
+    """How often each word stands in what is not a test, a page or a description of a variable."""
+    found: Counter[str] = Counter()
+    for path in tracked():
+        name = str(path.relative_to(ROOT))
+        if name.startswith(("tests/unit/", "app/tests/", "docs/", "bench/results/")) or name.endswith(
+            "argument_specs.yml"
+        ):
+            continue
+        found.update(re.findall(r"\w+", path.read_text(errors="replace")))
+    return found
+
+
+def defined(path: Path) -> Iterator[str]:
+    """The functions, classes and constants of a file."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+def test_there_is_no_name_that_nothing_reads() -> None:
+    count = words()
+    python = [path for path in tracked() if path.suffix == ".py" and path.is_relative_to(ROOT / "plugins")]
+    python += [path for path in tracked() if path.suffix == ".py" and path.is_relative_to(ROOT / "app" / "src")]
+    names = {name for path in python for name in defined(path)} - OF_ANSIBLE
+    for path in [*(ROOT / "group_vars").rglob("*.yml"), *(ROOT / "roles").glob("*/*/main.yml")]:
+        if path.parent.name in ("defaults", "vars") or path.is_relative_to(ROOT / "group_vars"):
+            names |= {name for name in load(path) if not BY_ENDING.search(name)}
+    for path in (ROOT / "plugins" / "filter").glob("*.py"):
+        names |= set(re.findall(r'^ +"(\w+)": ', path.read_text().partition("def filters")[2], re.MULTILINE))
+    assert sorted(name for name in names if count[name] < 2 and not name.startswith("__")) == []

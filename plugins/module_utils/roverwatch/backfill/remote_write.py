@@ -15,7 +15,6 @@ HEADERS = {
 }
 # The one NaN that means that a series has ended here.
 STALE_NAN = struct.pack("<Q", 0x7FF0000000000002)
-NAME_LABEL = "__name__"
 
 _VARINT, _FIXED64, _BYTES = 0, 1, 2
 _LITERAL_BYTES = 65536
