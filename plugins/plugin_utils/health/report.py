@@ -13,7 +13,9 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health
 from ..report.plain import UNKNOWN, Line, by_name, count, message, percent, problem_lines, sizes, table
 
 # Alerts of this severity are problems, the others are warnings.
-CRITICAL = "critical"
+CRITICAL, WARNING = "critical", "warning"
+# The rule for a robot of which a hub hears nothing.
+ROBOT_GONE = "RobotGone"
 
 SERVICE_COLUMNS = (
     "ROBOT",
@@ -150,7 +152,7 @@ def build(machines: Sequence[Machine], max_sample_age_seconds: float, now: float
                 problems.append(_stale(machine.name, hub, age, max_sample_age_seconds))
     newest = (datetime.now(timezone.utc).timestamp() if now is None else now) - max_sample_age_seconds
     problems += _holes(machines, newest)
-    fires = _alerts(machines)
+    fires = _alerts(machines, max_sample_age_seconds)
     problems += [problem for severity, problem in fires if severity == CRITICAL]
     warnings = [problem for severity, problem in fires if severity != CRITICAL]
     troubled = {(problem.host, problem.service) for problem in problems}
@@ -209,16 +211,26 @@ def _holes(machines: Sequence[Machine], newest: float) -> list[Problem]:
     return found
 
 
-def _alerts(machines: Sequence[Machine]) -> list[tuple[str, Problem]]:
+def _alerts(machines: Sequence[Machine], max_sample_age_seconds: float) -> list[tuple[str, Problem]]:
     """What fires on the hubs about these machines, with its severity; what several hubs say alike is said once."""
     names = {machine.name for machine in machines}
+    ages = dict(_hubs(machines))
     hubs: dict[tuple[str, str, str, str, str], list[str]] = {}
     for machine in machines:
         for alert in (machine.result or {}).get("alerts", {}).get("firing", ()):
             about = alert["robot"] or machine.name
-            if about in names:
-                key = (about, alert["severity"], alert["name"], alert["summary"], alert["action"])
-                hubs.setdefault(key, []).append(machine.name)
+            if about not in names:
+                continue
+            severity, action = alert["severity"], alert["action"]
+            age = ages.get(machine.name, {}).get(about)
+            # The rules see samples later than this look does.
+            if alert["name"] == ROBOT_GONE and age is not None and age <= max_sample_age_seconds:
+                severity, action = (
+                    WARNING,
+                    f"nothing: its newest sample is {age:.0f} s old, so this ends within a minute",
+                )
+            key = (about, severity, alert["name"], alert["summary"], action)
+            hubs.setdefault(key, []).append(machine.name)
     return [
         (severity, Problem(about, "alert", f"{name} fires on {', '.join(sorted(seen))}: {summary}", action))
         for (about, severity, name, summary, action), seen in hubs.items()

@@ -91,6 +91,21 @@ def test_what_fires_on_the_hubs_is_told_once_with_its_remedy() -> None:
     assert verdict.as_dict("now")["warnings"][0]["remedy"] == "do this"
 
 
+def test_a_robot_that_has_come_back_is_no_problem_until_the_rules_have_seen_it() -> None:
+    alerts = {"alerts": {"firing": [fires("RobotGone", "critical", "robot-1")]}}
+    for age, healthy in ((5.0, True), (61.0, False)):
+        machine = hub(robot_1=age)
+        assert machine.result is not None
+        hubs = report.Machine("hub-1", False, {**machine.result, **alerts})
+        verdict = report.build([robot("robot-1"), hubs], 60)
+        assert verdict.healthy is healthy
+        told = [*verdict.problems, *verdict.warnings]
+        (gone,) = [one for one in told if one.what == "RobotGone fires on hub-1: RobotGone of it"]
+        assert gone.remedy == (
+            "nothing: its newest sample is 5 s old, so this ends within a minute" if healthy else "do this"
+        )
+
+
 def test_warnings_alone_leave_a_fleet_healthy() -> None:
     machine = hub(robot_1=3.0)
     assert machine.result is not None
