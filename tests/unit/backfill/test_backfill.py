@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import binaries
 import loopback
 import pytest
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backfill import (
@@ -41,31 +42,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from databases import END, NOW, START, Database, Sample, database
 
 TOP = Path(__file__).parents[3]
-NOW = int(time.time()) // 60 * 60
-START, END = NOW - 4 * 3600, NOW - 1800
 PASSWORD = "right-horse"
 ODD = 'a "quoted" \\ back\nslash, {ünïcode}=~ é'
 
-Labels = Mapping[str, str]
-Sample = tuple[int, float]
-
 
 # --- real ones
-
-
-def binary(name: str) -> Path:
-    found = sorted((TOP / "artifacts" / name).glob(f"*/x86_64/{name}"))
-    if not found:
-        pytest.skip(f"{name} is not in the artifact store: make artifacts")
-    return found[-1]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @contextmanager
@@ -86,54 +70,6 @@ def running(arguments: Sequence[object], ready: int, log: Path) -> Iterator[subp
     finally:
         process.terminate()
         process.wait()
-
-
-class Database:
-    """A VictoriaMetrics as a robot or a hub has it."""
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-
-    def post(self, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, **query: object) -> bytes:
-        url = f"{self.url}{path}?{urllib.parse.urlencode(query, doseq=True)}"
-        with urllib.request.urlopen(urllib.request.Request(url, body, dict(headers or {})), timeout=60) as response:
-            answer: bytes = response.read()
-        return answer
-
-    def add(self, labels: Labels, samples: Sequence[Sample]) -> None:
-        line = {"metric": labels, "values": [v for _, v in samples], "timestamps": [t for t, _ in samples]}
-        text = json.dumps(line).replace("-Infinity", '"-Infinity"').replace(" Infinity", ' "Infinity"')
-        self.post("/api/v1/import", text.replace("[Infinity", '["Infinity"').encode())
-        self.post("/internal/force_flush")
-
-    def add_stale(self, labels: Labels, timestamp: int) -> None:
-        self.post("/api/v1/write", remote_write.stale_markers([(labels, [timestamp])]), remote_write.HEADERS)
-        self.post("/internal/force_flush")
-
-    def everything(self, robot: str = "robot-1") -> dict[str, list[tuple[int, object]]]:
-        """Every sample of a robot; None is a marker of staleness."""
-        self.post("/internal/force_flush")
-        answer = self.post("/api/v1/export", **{"match[]": sample_counts.selector(robot)})
-        series: dict[str, list[tuple[int, object]]] = {}
-        for line in map(json.loads, answer.splitlines()):
-            key = json.dumps(line["metric"], sort_keys=True)
-            series.setdefault(key, []).extend(zip(line["timestamps"], line["values"], strict=True))
-        return series
-
-    def forget(self) -> None:
-        self.post("/api/v1/admin/tsdb/delete_series", **{"match[]": '{robot!=""}'})
-
-    def count(self, robot: str = "robot-1", start: int = START, end: int = END, window: int = 60) -> Counts:
-        return sample_counts.count(self.url, robot, start, end, window)
-
-
-@contextmanager
-def database(folder: Path) -> Iterator[Database]:
-    port = free_port()
-    flags = ["-retentionPeriod=1y", "-dedup.minScrapeInterval=1ms", "-search.latencyOffset=5s", "-loggerLevel=WARN"]
-    arguments = [binary("victoriametrics"), f"-httpListenAddr=127.0.0.1:{port}", f"-storageDataPath={folder}/data"]
-    with running([*arguments, *flags], port, folder / "log"):
-        yield Database(port)
 
 
 def certificate(folder: Path) -> Path:
@@ -171,9 +107,9 @@ def gateway(folder: Path, backend: str) -> Iterator[uplink.Hub]:
     users = {"users": [{"username": "robot-1", "password": PASSWORD, "url_map": routes}]}
     (folder / "auth.yml").write_text(json.dumps(users))
     (folder / "password").write_text(PASSWORD + "\n")
-    port = free_port()
+    port = binaries.free_port()
     tls = ["-tls", f"-tlsCertFile={cert}", f"-tlsKeyFile={cert.with_name('key.pem')}"]
-    arguments = [binary("vmauth"), f"-httpListenAddr=127.0.0.1:{port}", f"-auth.config={folder}/auth.yml", *tls]
+    arguments = [binaries.find("vmauth"), f"-httpListenAddr=127.0.0.1:{port}", f"-auth.config={folder}/auth.yml", *tls]
     with running([*arguments, "-loggerLevel=WARN"], port, folder / "vmauth.log"):
         yield uplink.Hub(2, "hub-1", f"https://127.0.0.1:{port}", "robot-1", str(folder / "password"), str(cert))
 
@@ -431,7 +367,7 @@ def test_nothing_is_counted_of_other_robots(fleet: Fleet) -> None:
 
 
 def test_a_database_that_does_not_answer_is_named(fleet: Fleet) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{binaries.free_port()}"
     with pytest.raises(local_database.DatabaseError, match=f"{url}/internal/force_flush does not answer: .*refused"):
         sample_counts.count(url, "robot-1", START, END)
 
@@ -684,7 +620,7 @@ def test_a_gateway_that_does_not_let_the_robot_in_is_told(fleet: Fleet, tmp_path
     port = urllib.parse.urlsplit(front.url).port
     tls = ["-tls", f"-tlsCertFile={front.ca_file}", f"-tlsKeyFile={folder}/tls/key.pem"]
     flags = [f"-httpListenAddr=127.0.0.1:{port}", f"-auth.config={folder}/auth.yml", *tls]
-    with running([binary("vmauth"), *flags], port, folder / "log"), pytest.raises(copying.CopyError) as caught:
+    with running([binaries.find("vmauth"), *flags], port, folder / "log"), pytest.raises(copying.CopyError) as caught:
         fleet.copy([Chunk(START, END, None)], **vars(front))
     assert "refuses the samples: HTTP 400: " in str(caught.value)
 
@@ -708,7 +644,7 @@ def test_the_password_is_never_sent_without_tls(fleet: Fleet) -> None:
 
 
 def test_a_hub_that_is_gone_is_tried_a_few_times(fleet: Fleet) -> None:
-    url = f"https://127.0.0.1:{free_port()}"
+    url = f"https://127.0.0.1:{binaries.free_port()}"
     with pytest.raises(copying.CopyError, match=f"{url} did not take the samples, 4 times: connection refused"):
         fleet.copy([Chunk(START, END, None)], url=url)
 
@@ -717,9 +653,9 @@ def test_a_hub_that_restarts_is_waited_for(fleet: Fleet, tmp_path_factory, monke
     """The gateway answers 502 while what is behind it is away; what was copied by then is told."""
     fleet.robot.add(series("m"), every(15))
     folder = tmp_path_factory.mktemp("restarting")
-    port = free_port()
+    port = binaries.free_port()
     flags = [f"-storageDataPath={folder}/data", "-retentionPeriod=1y", "-loggerLevel=WARN"]
-    arguments = [binary("victoriametrics"), f"-httpListenAddr=127.0.0.1:{port}", *flags]
+    arguments = [binaries.find("victoriametrics"), f"-httpListenAddr=127.0.0.1:{port}", *flags]
     progress = copying.Progress()
     chunks = [Chunk(START, START + 600, None), Chunk(START + 600, START + 1200, None)]
     with gateway(folder, f"http://127.0.0.1:{port}") as front:

@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.base import listening
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import rules
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import ports
-from test_firewall import every_default
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service.role_defaults import DEFAULTS
 
 SERVE = """
 import socket, sys
@@ -26,6 +26,7 @@ with socket.socket(family) as server:
     print(server.getsockname()[1], flush=True)
     sys.stdin.read()
 """
+EVERY_DEFAULT = {name: value for values in DEFAULTS.values() for name, value in values.items()}
 HAS_IPV6 = Path("/proc/net/if_inet6").exists()
 
 
@@ -145,7 +146,7 @@ def test_whom_a_port_is_published_for(tmp_path: Path) -> None:
 
 # --- what is said of it
 
-VALUES = {**every_default(), "sensor_service_instances": 2, "node_exporter_allow_from": []}
+VALUES = {**EVERY_DEFAULT, "sensor_service_instances": 2, "node_exporter_allow_from": []}
 PLACES = ports.places(["sensor_service", "node_exporter"], {**VALUES, "sensor_service_allow_from": ["10.0.0.0/8"]})
 
 
@@ -163,7 +164,7 @@ def test_where_services_listen() -> None:
         ("roverwatch-sensor-2", 8001, "0.0.0.0"),
         ("roverwatch-node-exporter", 9100, "127.0.0.1"),
     ]
-    hub = ports.places(rules.SERVICES["hubs"], {**every_default(), "vmauth_allow_from": ["2001:db8::/64"]})
+    hub = ports.places(rules.SERVICES["hubs"], {**EVERY_DEFAULT, "vmauth_allow_from": ["2001:db8::/64"]})
     assert {place.port: place.address for place in hub}[8427] == "[::]"
     assert {place.port for place in hub} >= {8425, 8426, 8880, 9093}
 
@@ -208,7 +209,7 @@ def test_our_own_units_that_change_places() -> None:
 
 
 def test_two_services_on_one_port_are_refused_without_a_machine() -> None:
-    values = {**every_default(), "sensor_service_instances": 2, "node_exporter_port": 8001}
+    values = {**EVERY_DEFAULT, "sensor_service_instances": 2, "node_exporter_port": 8001}
     for role in ("sensor_service", "node_exporter"):
         values[f"{role}_allow_from"] = []
     (line,) = ports.clashes(ports.places(["sensor_service", "node_exporter"], values))

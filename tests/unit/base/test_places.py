@@ -22,7 +22,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 TRY = """
 import json, sys
 sys.path.insert(0, "collections")
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import places
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.base import places
 uid = int(sys.argv[2])
 stage = {"path": sys.argv[1], "uid": uid, "gid": uid, "user": "nobody" if uid else "root"}
 found = places._as_user(stage, lambda: places._tried(sys.argv[1], runs=True))

@@ -36,5 +36,5 @@ def test_what_is_loaded_first_asks_before_it_imports_what_an_older_one_lacks(pat
         line for line in (ROOT / path).read_text().splitlines() if line.startswith(("import", "from", "ansible_"))
     ]
     assert imports[0] == "from __future__ import annotations"
-    assert imports[1].endswith("plugin_utils import ansible_core")
+    assert imports[1].endswith("plugin_utils.controller import ansible_core")
     assert imports[2] == "ansible_core.refuse_older()"

@@ -272,10 +272,6 @@ def test_a_service_stands_for_its_ports_where_it_is():
     assert filters.allowed_from([both], ["robots"], 8010, "vmagent") == []
 
 
-def every_default() -> dict[str, object]:
-    return {name: value for values in DEFAULTS.values() for name, value in values.items()}
-
-
 def test_every_port_of_ours_is_in_the_list():
     """What is in no rule is open to whoever may reach the machine."""
     for group, roles in plays().items():

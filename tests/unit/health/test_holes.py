@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import holes
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.query import promql
-from test_backfill import Database, database
+from databases import Database, database
 
 NOW = int(time.time()) // 60 * 60
 MINUTES = 30

@@ -16,8 +16,9 @@ import loopback
 import pytest
 import yaml
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import Store
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine as health
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health.options import Paths
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.load import run as load
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import records
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import systemd
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.load import report as load_report
 
@@ -284,7 +285,7 @@ class Machine:
     """A robot with one container and one binary service, on cgroup v2."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.paths = health.Paths(root / "services.d", root / "textfile", root / "proc")
+        self.paths = Paths(root / "services.d", root / "textfile", root / "proc")
         self.cgroups = root / "cgroup"
         self.scope = self.cgroups / "roverwatch.slice" / f"libpod-{CONTAINER}.scope"
         own = self.paths.proc / "self"
@@ -295,7 +296,7 @@ class Machine:
         self.cid_file = root / "sensor.cid"
         self.cid_file.write_text(CONTAINER)
         monkeypatch.setattr(systemd, "show", lambda *_: {"ControlGroup": "/roverwatch.slice"})
-        self.sensor = health.Installed(
+        self.sensor = records.Installed(
             "roverwatch-sensor", "container", "1", 80 * MIB, "http://127.0.0.1:1/readyz", cid_file=str(self.cid_file)
         )
         self.memory(self.scope, usage=20 * MIB, peak=40 * MIB)
@@ -367,7 +368,7 @@ def test_a_kill_that_no_stop_has_recorded_yet(machine: Machine) -> None:
 
 
 def test_a_binary_has_its_cgroup_in_the_slice(machine: Machine) -> None:
-    agent = health.Installed("roverwatch-vmagent", "binary", "1", 48 * MIB, "http://127.0.0.1:1/health", exe="/x")
+    agent = records.Installed("roverwatch-vmagent", "binary", "1", 48 * MIB, "http://127.0.0.1:1/health", exe="/x")
     assert load.Watch(agent, machine.paths.proc, machine.paths.oom_records).first is None
     machine.memory(machine.cgroups / "roverwatch.slice" / "roverwatch-vmagent.service", usage=9 * MIB, peak=9 * MIB)
     assert load.Watch(agent, machine.paths.proc, machine.paths.oom_records).finish().working_set_bytes == 8 * MIB
@@ -383,7 +384,7 @@ def test_a_service_is_found_by_its_unit(machine: Machine) -> None:
 
 def test_the_service_must_answer_before_it_is_loaded(machine: Machine) -> None:
     with loopback.served(lambda path: (200, b"") if path == "/metrics" else (404, b"no")) as url:
-        service = health.Installed("x", "container", "1", 1, f"{url}/readyz")
+        service = records.Installed("x", "container", "1", 1, f"{url}/readyz")
         assert load.find_url(service, "/metrics", "") == f"{url}/metrics"
         assert load.find_url(machine.sensor, "/", f"{url}/metrics") == f"{url}/metrics"
         with pytest.raises(load.LoadError, match=r"/nope does not answer with 2xx before any load: HTTP 404: no"):

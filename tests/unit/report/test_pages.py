@@ -11,8 +11,9 @@ from typing import Any
 
 import browser
 import pytest
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import service as service_now
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import uplink
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import records
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.health import page as health_page
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.health import report
@@ -85,11 +86,11 @@ def service(
         oom_kills=0,
         inode=1,
     )
-    installed = machine.Installed(unit, "binary", version, int((limit or 48) * MIB), "http://127.0.0.1:8429/health")
-    found = machine.Service(
+    installed = records.Installed(unit, "binary", version, int((limit or 48) * MIB), "http://127.0.0.1:8429/health")
+    found = service_now.Service(
         installed=installed,
         shown={"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "NRestarts": "0"},
-        readiness=machine.Readiness(True, 2.4, "HTTP 200: OK"),
+        readiness=service_now.Readiness(True, 2.4, "HTTP 200: OK"),
         uptime_seconds=500.0,
         memory=memory,
         running="/opt/roverwatch/vmagent",

@@ -41,7 +41,7 @@ def load(name: str) -> Any:
 @pytest.fixture
 def places(tmp_path, monkeypatch):
     """The machine's directories, and no systemd: units are neither asked for nor made."""
-    services = load("binary_service").services
+    services = load("binary_service").deployment
     monkeypatch.setattr(services.installed, "ROOT", tmp_path / "opt")
     monkeypatch.setattr(services.units, "UNITS", tmp_path / "units")
     monkeypatch.setattr(services.units, "CONFIG", tmp_path / "etc")
