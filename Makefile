@@ -9,12 +9,14 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # How many robots the demo has.
 ROBOTS ?= 3
+# Where a built collection lands.
+DIST ?= dist
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PLAY := ansible-playbook -i inventory/lab.docker.yml
 
-.PHONY: help demo machines demo-down test soak lint unit image dashboards bench profile engine images artifacts lab-artifacts clean outdated lock
+.PHONY: help demo machines demo-down test soak lint unit image collection dashboards bench profile engine images artifacts lab-artifacts clean outdated lock
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -88,6 +90,14 @@ test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scena
 soak: $(BIN)/.locked ## The same with larger numbers: ten power cuts for each robot, outages of minutes
 	@python tests/run.py soak
 
+# Of what git tracks: beside it an operator's inventory and secrets may lie.
+collection: $(BIN)/.locked ## Build the collection roverwatch.fleet, for those who install it instead of a checkout
+	@rm -rf $(DIST)/tracked
+	mkdir -p $(DIST)/tracked
+	git ls-files -z | tar --create --null --files-from - | tar --extract --directory $(DIST)/tracked
+	ansible-galaxy collection build --force --output-path $(DIST) $(DIST)/tracked
+	rm -rf $(DIST)/tracked
+
 dashboards: $(BIN)/.locked ## Write the dashboards' files for VMUI and Grafana anew, after a change of dashboards/definition.py
 	@python -m dashboards
 
@@ -109,4 +119,4 @@ clean: engine $(BIN)/.locked ## Remove the demo and what was built, too: images,
 	@ansible-playbook playbooks/lab/destroy.yml
 	docker image ls --format '{{.Repository}}:{{.Tag}}' 'roverwatch*/*' | xargs -r docker image rm >/dev/null
 	lab/engine.sh stop
-	rm -rf artifacts reports .venv .lab
+	rm -rf artifacts reports dist .venv .lab

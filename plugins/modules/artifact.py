@@ -24,9 +24,12 @@ options:
     description: The path of the file that was brought, by the artifact's name.
     type: dict
     default: {}
+extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
+author:
+  - Roverwatch
 """
 
 RETURN = r"""

@@ -83,15 +83,18 @@ options:
     description: A requirements file that pins pip, with its hashes; the image installs its wheels with it.
     type: path
     required: true
+extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
     description: Says whether an image would be built, and builds none.
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
 - name: Have the sensor service's image
-  artifact_image:
+  roverwatch.fleet.artifact_image:
     store: artifacts
     name: sensor
     version: 0.1.0

@@ -63,11 +63,14 @@ options:
     default: false
 notes:
   - Reads the variable C(fleet_secret) of the host, if it has hubs or is one.
+extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""

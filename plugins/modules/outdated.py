@@ -56,15 +56,18 @@ options:
       - A lock that could not be asked about stays as it is; that of the images as a whole.
     type: bool
     required: true
+extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
     description: Says what would be written.
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
 - name: Ask about every pin
-  outdated:
+  roverwatch.fleet.outdated:
     root: "{{ playbook_dir | dirname }}"
     bundles: "{{ artifacts_binaries }}"
     contexts: "{{ artifacts_images | map(attribute='context') }}"
