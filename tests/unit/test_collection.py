@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sensor_service
 import yaml
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils import workplace
 
@@ -168,6 +170,18 @@ def test_an_update_is_refused_where_nobody_would_keep_its_journal(controller):
     said = controller.play(*update, ANSIBLE_CALLBACKS_ENABLED="roverwatch.fleet.preload,roverwatch.fleet.rollout")
     assert "CALLBACKS_ENABLED" not in said
     assert "robot-1" in said
+
+
+def test_the_version_is_said_once():
+    version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+    newest = re.findall(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    assert newest == version
+    assert {*re.findall(r"roverwatch-fleet-([0-9.]+)\.tar", (ROOT / "README.md").read_text())} == {version}
+
+
+def test_the_image_that_is_pinned_is_the_sensor_service_that_is_here():
+    (image,) = yaml.safe_load((ROOT / "group_vars/all/artifacts.yml").read_text())["artifacts_images"]
+    assert image["version"] == sensor_service.__version__
 
 
 def test_a_checkout_keeps_what_it_makes_to_itself(monkeypatch, tmp_path):
