@@ -28,6 +28,8 @@ extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
+  diff_mode:
+    support: none
 author:
   - Roverwatch
 """

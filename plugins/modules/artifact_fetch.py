@@ -106,7 +106,6 @@ options:
         lookup included.
     type: float
     default: 5.0
-extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full

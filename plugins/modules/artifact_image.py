@@ -83,7 +83,6 @@ options:
     description: A requirements file that pins pip, with its hashes; the image installs its wheels with it.
     type: path
     required: true
-extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full

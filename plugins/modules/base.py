@@ -102,7 +102,7 @@ machine:
       type: list
       elements: str
 ansible_facts:
-  description: C(roverwatch_machine) is O(machine), so that no later role has to look for the same once more.
+  description: C(roverwatch_machine) is RV(machine), so that no later role has to look for the same once more.
   type: dict
   returned: always
 hubs:

@@ -56,7 +56,6 @@ options:
       - A lock that could not be asked about stays as it is; that of the images as a whole.
     type: bool
     required: true
-extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
