@@ -77,7 +77,7 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, actionlint, ruff, mypy
 	ruff format --check .
 	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/callback plugins/filter plugins/inventory \
 	  plugins/plugin_utils dashboards bench \
-	  tests/run.py tests/stages.py tests/ansible_lint.py tests/stopwatch.py tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/power.py tests/registry.py tests/releases tests/compute_api
+	  tests/run.py tests/stages.py tests/ansible_lint.py tests/stopwatch.py tests/collection.py tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/power.py tests/registry.py tests/releases tests/compute_api
 	mypy --scripts-are-modules roles/release/files/roverwatch-release lab/engine.py lab/images.py lab/keys.py lab/disks.py
 
 unit: engine $(BIN)/.locked ## The unit tests of app/, plugins/ and the tree's invariants

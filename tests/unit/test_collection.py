@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import collection
 import pytest
 import sensor_service
 import yaml
@@ -40,13 +41,11 @@ class Controller:
         self.environment = {
             "PATH": f"{programs}:/usr/bin:/bin",
             "HOME": str(home),
-            "ANSIBLE_CONFIG": str(home / "empty.cfg"),
-            "ANSIBLE_COLLECTIONS_PATH": str(collections),
             "NO_COLOR": "1",
+            **collection.settings(collections),
         }
         (home / "my").mkdir(parents=True)
         (home / "my" / "hosts.yml").write_text(INVENTORY)
-        (home / "empty.cfg").touch()
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -62,13 +61,7 @@ class Controller:
 @pytest.fixture(scope="session")
 def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where ansible-galaxy has installed what `make collection` builds."""
-    top = tmp_path_factory.mktemp("collection")
-    make = ["make", "--old-file=.venv/bin/.locked", "collection", f"DIST={top}"]
-    subprocess.run(make, cwd=ROOT, check=True, capture_output=True)
-    (built,) = top.glob("roverwatch-fleet-*.tar.gz")
-    install = ["ansible-galaxy", "collection", "install", "--offline", str(built), "-p", str(top / "installed")]
-    subprocess.run(install, cwd=top, check=True, capture_output=True)
-    return top / "installed"
+    return collection.install(tmp_path_factory.mktemp("collection"))
 
 
 @pytest.fixture
