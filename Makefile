@@ -9,12 +9,14 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # How many robots the demo has.
 ROBOTS ?= 3
+# Where a built collection lands.
+DIST ?= dist
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PLAY := ansible-playbook -i inventory/lab.docker.yml
 
-.PHONY: help demo machines demo-down test soak lint unit image dashboards bench profile engine images artifacts lab-artifacts clean outdated lock
+.PHONY: help demo machines demo-down test soak lint unit image collection dashboards bench profile engine images artifacts lab-artifacts clean outdated lock
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -75,7 +77,7 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, actionlint, ruff, mypy
 	ruff format --check .
 	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/callback plugins/filter plugins/inventory \
 	  plugins/plugin_utils dashboards bench \
-	  tests/run.py tests/stages.py tests/ansible_lint.py tests/stopwatch.py tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/power.py tests/registry.py tests/releases tests/compute_api
+	  tests/run.py tests/stages.py tests/ansible_lint.py tests/stopwatch.py tests/collection.py tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/power.py tests/registry.py tests/releases tests/compute_api
 	mypy --scripts-are-modules roles/release/files/roverwatch-release lab/engine.py lab/images.py lab/keys.py lab/disks.py
 
 unit: engine $(BIN)/.locked ## The unit tests of app/, plugins/ and the tree's invariants
@@ -87,6 +89,14 @@ test: $(BIN)/.locked ## Everything CI runs: lint, unit tests, the Molecule scena
 
 soak: $(BIN)/.locked ## The same with larger numbers: ten power cuts for each robot, outages of minutes
 	@python tests/run.py soak
+
+# Of what git tracks: beside it an operator's inventory and secrets may lie.
+collection: $(BIN)/.locked ## Build the collection roverwatch.fleet, for those who install it instead of a checkout
+	@rm -rf $(DIST)/tracked
+	mkdir -p $(DIST)/tracked
+	git ls-files -z | tar --create --null --files-from - | tar --extract --directory $(DIST)/tracked
+	ansible-galaxy collection build --force --output-path $(DIST) $(DIST)/tracked
+	rm -rf $(DIST)/tracked
 
 dashboards: $(BIN)/.locked ## Write the dashboards' files for VMUI and Grafana anew, after a change of dashboards/definition.py
 	@python -m dashboards
@@ -109,4 +119,4 @@ clean: engine $(BIN)/.locked ## Remove the demo and what was built, too: images,
 	@ansible-playbook playbooks/lab/destroy.yml
 	docker image ls --format '{{.Repository}}:{{.Tag}}' 'roverwatch*/*' | xargs -r docker image rm >/dev/null
 	lab/engine.sh stop
-	rm -rf artifacts reports .venv .lab
+	rm -rf artifacts reports dist .venv .lab

@@ -11,7 +11,7 @@ import subprocess
 import time
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,13 +55,20 @@ class Run:
         return {host: counts["changed"] for host, counts in self.recap.items() if counts["changed"]}
 
 
-def playbook(name: str, *args: str, inventory: Path = INVENTORY) -> Run:
+def playbook(
+    name: str,
+    *args: str,
+    inventory: Path = INVENTORY,
+    directory: Path = ROOT,
+    settings: Mapping[str, str] | None = None,
+) -> Run:
+    """Run a playbook of the checkout; or, with other settings, one of an installed collection by its whole name."""
     done = subprocess.run(
-        ["ansible-playbook", "-i", str(inventory), f"playbooks/{name}", *args],
-        cwd=ROOT,
+        ["ansible-playbook", "-i", str(inventory), name if settings else f"playbooks/{name}", *args],
+        cwd=directory,
         env={
             **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            **(settings or {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_FORCE_COLOR": "0",
         },

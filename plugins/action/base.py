@@ -32,6 +32,7 @@ from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import (
     requirements,
     same_machine,
 )
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller import workplace
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report import plain
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service import role_options
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service.role_defaults import (
@@ -43,6 +44,8 @@ from ansible_collections.roverwatch.fleet.plugins.plugin_utils.system import mac
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.system.machine_files import File, MachineFiles
 
 MODULE = "roverwatch.fleet.base"
+# What Ansible puts before the name of a role that it has found in a collection.
+OF_COLLECTION = "roverwatch.fleet."
 ANYWAY = "vmagent_hubs_required: false deploys the robot all the same, and its queue keeps the samples until then"
 
 
@@ -112,7 +115,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         self.computed = role_options.complete(self, SPEC, task_vars or {})
         _, args = self.validate_argument_spec(SPEC)
-        roles = list(dict.fromkeys(args["roles"]))
+        roles = list(dict.fromkeys(role.removeprefix(OF_COLLECTION) for role in args["roles"]))
         checks_firewall = "host_firewall" in roles
         variables = self._with_defaults(roles + (LISTENING_ROLES if checks_firewall else []), task_vars or {})
         host = variables["inventory_hostname"]
@@ -153,7 +156,7 @@ class ActionModule(ActionBase):
         self._hubs(values, found["hubs"])
         self.problems += found["strangers"] + ports.taken(places, found["held"])
         self._identity(host, variables, found, args["previous_name"])
-        store = Store(Path(args["artifacts_dir"]))
+        store = Store(Path(args["artifacts_dir"] or workplace.on_controller("artifacts")))
         entries = self._artifacts(requirements.artifacts(roles, values), store, machine["architecture"])
         needs = self._needs(store, entries, found["artifacts"], reserve)
         needed = needs[TARGET]
@@ -189,6 +192,10 @@ class ActionModule(ActionBase):
     def _variables(self, roles: Sequence[str], values: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
         """What is wrong with the variables whatever the machine is."""
         self._names(variables["inventory_hostname"], values)
+        unsaid = [name for name, version in requirements.artifacts(roles, values).items() if not version]
+        if unsaid:
+            pins = str(workplace.COLLECTION / "group_vars")
+            self.problems.append(requirements.no_versions(unsaid, pins, variables.get("inventory_dir") or "."))
         self.problems += requirements.devices(values.get("sensor_service_devices", []))
         if "host_firewall" in roles:
             self._firewall(values.get("host_firewall_rules", []), variables)
@@ -290,6 +297,9 @@ class ActionModule(ActionBase):
         for name in ("vmagent_labels", "victoriametrics_scrape_labels"):
             self.problems += names.labels(name, values.get(name, {}))
         for robot in values.get("vmalert_robots", []):
+            if not isinstance(robot, Mapping):
+                self.problems.append(f"vmalert_robots: {robot!r} is no mapping such as {{robot: robot-1, site: lyon}}")
+                continue
             own = {key: value for key, value in robot.items() if key != "robot"}
             self.problems += names.labels(f"vmalert_robots: {robot.get('robot')}", own)
 
@@ -415,6 +425,8 @@ class ActionModule(ActionBase):
         if arch not in requirements.ARCHITECTURES:
             return entries  # said once, by the check of the machine
         for name, version in wanted.items():
+            if not version:
+                continue  # said once for all
             try:
                 entry = store.find(name, str(version), arch)
                 verified.once(store, entry, Path(C.DEFAULT_LOCAL_TMP) / "roverwatch-verified")

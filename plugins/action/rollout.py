@@ -23,6 +23,7 @@ from ansible_collections.roverwatch.fleet.plugins.plugin_utils.rollout import cl
 
 DURATIONS = ("rollout_deadline", "rollout_bake", "rollout_gate_patience")
 NOT_THERE = "cannot be reached"
+FOLLOWER = "roverwatch.fleet.rollout"
 
 
 class ActionModule(ActionBase):
@@ -55,6 +56,12 @@ class ActionModule(ActionBase):
 
     def plan(self) -> dict[str, Any]:
         """Decide who is updated when, from what each robot says of itself."""
+        if FOLLOWER not in C.CALLBACKS_ENABLED:
+            raise planning.RolloutError(
+                f"the callback plugin {FOLLOWER}, which notes who gets lost on the way and how the update ends, is not "
+                "enabled. Name it last in callbacks_enabled of your ansible.cfg, or in the environment: "
+                f"ANSIBLE_CALLBACKS_ENABLED=roverwatch.fleet.preload,{FOLLOWER}"
+            )
         settings = self.args["settings"]
         release = planning.check_release(settings["rollout_release"])
         times = {name: _seconds(settings, name) for name in DURATIONS}

@@ -7,7 +7,7 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   store:
-    description: The artifact store on the controller. The variable artifacts_dir, or artifacts/ beside the roles.
+    description: The artifact store on the controller; without it the variable C(artifacts_dir), or C(artifacts/).
     type: path
   role:
     description: >-

@@ -24,9 +24,14 @@ options:
     description: The path of the file that was brought, by the artifact's name.
     type: dict
     default: {}
+extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
+  diff_mode:
+    support: none
+author:
+  - Roverwatch
 """
 
 RETURN = r"""

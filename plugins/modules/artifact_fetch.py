@@ -6,7 +6,6 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: artifact_fetch
 short_description: Have the binaries of releases in the artifact store
-version_added: "1.0.0"
 description:
   - Runs on the controller. Looks whether the store has every artifact of each bundle, whole, in the version that
     is asked for. What is missing or damaged is fetched, verified, unpacked and added to the store's manifest.
@@ -117,7 +116,7 @@ author:
 
 EXAMPLES = r"""
 - name: Have node_exporter for a Raspberry Pi
-  artifact_fetch:
+  roverwatch.fleet.artifact_fetch:
     store: artifacts
     architectures: [aarch64]
     bundles:

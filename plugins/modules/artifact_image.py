@@ -87,11 +87,13 @@ attributes:
   check_mode:
     support: full
     description: Says whether an image would be built, and builds none.
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
 - name: Have the sensor service's image
-  artifact_image:
+  roverwatch.fleet.artifact_image:
     store: artifacts
     name: sensor
     version: 0.1.0

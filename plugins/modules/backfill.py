@@ -6,16 +6,17 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: backfill
 short_description: Copy to the hubs what they lack of a robot's history
-version_added: "1.0.0"
 description:
-  - Compares what a robot's own VictoriaMetrics has with what hubs have, by the counts of M(sample_counts), and copies
+  - Compares what a robot's own VictoriaMetrics has with what hubs have, by the counts of
+    M(roverwatch.fleet.sample_counts), and copies
     the parts in which a hub has fewer samples, through the hub's gateway and with the robot's own credential. Prints a
     line about it every few seconds.
   - Which time is compared and how fast is copied is in the variables C(backfill_*) of the host, which
     C(docs/runbook.md) explains. They are checked before the robot is asked for anything.
   - What is interrupted goes on when it is run again, since what has arrived is counted. Samples that arrive twice count
     once.
-  - A copy that fails does not fail the module, so that other hubs get theirs; M(backfill_report) judges.
+  - A copy that fails does not fail the module, so that other hubs get theirs; M(roverwatch.fleet.backfill_report)
+    judges.
 options:
   step:
     description:
@@ -31,17 +32,17 @@ options:
     description: What V(look) returned.
     type: dict
   own:
-    description: What M(sample_counts) returned on the robot.
+    description: What M(roverwatch.fleet.sample_counts) returned on the robot.
     type: dict
   hubs:
-    description: What M(sample_counts) returned on the hubs, in a loop over C(hubs) of O(plan).
+    description: What M(roverwatch.fleet.sample_counts) returned on the hubs, in a loop over C(hubs) of O(plan).
     type: dict
   own_closer:
-    description: What M(sample_counts) returned on the robot for the stretches that are in doubt.
+    description: What M(roverwatch.fleet.sample_counts) returned on the robot for the stretches that are in doubt.
     type: dict
     default: {}
   hubs_closer:
-    description: What M(sample_counts) returned on the hubs for them, in a loop.
+    description: What M(roverwatch.fleet.sample_counts) returned on the hubs for them, in a loop.
     type: dict
     default: {}
 attributes:
@@ -54,12 +55,12 @@ author:
 
 EXAMPLES = r"""
 - name: Look what there is to compare
-  backfill:
+  roverwatch.fleet.backfill:
     step: look
   register: __backfill_plan
 
 - name: Copy what the hubs lack
-  backfill:
+  roverwatch.fleet.backfill:
     step: copy
     plan: "{{ __backfill_plan }}"
     own: "{{ __backfill_own }}"

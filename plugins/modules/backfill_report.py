@@ -6,7 +6,6 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: backfill_report
 short_description: Print what a backfill found and copied, keep it, and fail unless all went well
-version_added: "1.0.0"
 description:
   - Collects the results that were registered on every robot of the play, prints a table of what each hub lacked
     and got, and below it what an operator must act on.
@@ -15,27 +14,31 @@ description:
   - Runs on the controller and needs no connection to any host. Run it once per play.
 options:
   plan:
-    description: Name of the variable that M(backfill) with C(step=look) was registered as.
+    description: Name of the variable that M(roverwatch.fleet.backfill) with C(step=look) was registered as.
     type: str
     required: true
   own:
-    description: Name of the variable that M(sample_counts) on the robot was registered as.
+    description: Name of the variable that M(roverwatch.fleet.sample_counts) on the robot was registered as.
     type: str
     required: true
   before:
-    description: Name of the variable that M(sample_counts) on the hubs, in a loop, was registered as.
+    description: Name of the variable that M(roverwatch.fleet.sample_counts) on the hubs, in a loop, was registered as.
     type: str
     required: true
   copy:
-    description: Name of the variable that M(backfill) with C(step=copy) was registered as.
+    description: Name of the variable that M(roverwatch.fleet.backfill) with C(step=copy) was registered as.
     type: str
     required: true
   after:
-    description: Name of the variable that M(sample_counts) on the hubs after the copy, in a loop, was registered as.
+    description: >-
+      Name of the variable that M(roverwatch.fleet.sample_counts) on the hubs after the copy, in a loop, was registered
+      as.
     type: str
     required: true
   own_closer:
-    description: Name of the variable that M(sample_counts) on the robot, for the stretches in doubt, was registered as.
+    description: >-
+      Name of the variable that M(roverwatch.fleet.sample_counts) on the robot, for the stretches in doubt, was
+      registered as.
     type: str
     required: true
   after_closer:
@@ -60,7 +63,7 @@ author:
 
 EXAMPLES = r"""
 - name: Give the verdict
-  backfill_report:
+  roverwatch.fleet.backfill_report:
     plan: __backfill_plan
     own: __backfill_own
     before: __backfill_before
@@ -69,7 +72,7 @@ EXAMPLES = r"""
     own_closer: __backfill_own_closer
     after_closer: __backfill_after_closer
     hubs: "{{ __backfill_hubs }}"
-    path: "{{ playbook_dir }}/../reports/backfill.json"
+    path: reports/backfill.json
   run_once: true
 """
 

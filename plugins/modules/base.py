@@ -63,11 +63,14 @@ options:
     default: false
 notes:
   - Reads the variable C(fleet_secret) of the host, if it has hubs or is one.
+extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
@@ -99,7 +102,7 @@ machine:
       type: list
       elements: str
 ansible_facts:
-  description: C(roverwatch_machine) is O(machine), so that no later role has to look for the same once more.
+  description: C(roverwatch_machine) is RV(machine), so that no later role has to look for the same once more.
   type: dict
   returned: always
 hubs:

@@ -153,17 +153,19 @@ options:
     type: list
     elements: str
     default: [AF_INET, AF_INET6, AF_UNIX]
-extends_documentation_fragment: [roverwatch.fleet.service]
+extends_documentation_fragment: [roverwatch.fleet.attributes, roverwatch.fleet.service]
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
 - name: Run node_exporter
-  binary_service:
+  roverwatch.fleet.binary_service:
     name: node_exporter
     unit: roverwatch-node-exporter
     description: metrics of the machine
@@ -175,7 +177,7 @@ EXAMPLES = r"""
     args: ["--web.listen-address={listen}:{port}"]
 
 - name: Take it off the machine
-  binary_service:
+  roverwatch.fleet.binary_service:
     name: node_exporter
     unit: roverwatch-node-exporter
     state: absent

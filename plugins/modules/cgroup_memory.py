@@ -6,7 +6,6 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: cgroup_memory
 short_description: Memory limit, use, peak and OOM kills of cgroups
-version_added: "1.0.0"
 description:
   - Reads what the kernel accounts for the cgroups of systemd units, of a process, or of a directory.
   - Works on cgroup v1, v2 and hybrid machines. It only reads, also outside of check mode.
@@ -33,7 +32,7 @@ author:
 
 EXAMPLES = r"""
 - name: Read the caps of two services and of their slice
-  cgroup_memory:
+  roverwatch.fleet.cgroup_memory:
     unit: [roverwatch-vmagent, roverwatch-node-exporter, roverwatch.slice]
   register: __memory
 

@@ -96,17 +96,19 @@ options:
     description: Seconds until an instance must be ready.
     type: int
     default: 30
-extends_documentation_fragment: [roverwatch.fleet.service]
+extends_documentation_fragment: [roverwatch.fleet.attributes, roverwatch.fleet.service]
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
 - name: Run the sensor service twice
-  container_service:
+  roverwatch.fleet.container_service:
     name: sensor
     unit: roverwatch-sensor
     engine: podman

@@ -6,7 +6,6 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: fleet_health
 short_description: Every health check of one machine in one call
-version_added: "1.0.0"
 description:
   - Checks each service that was deployed to this machine; its unit, its readiness, the program or image that
     really runs, its memory against the cap that the kernel enforces, and its OOM kills.
@@ -69,7 +68,8 @@ options:
     default: false
   holes_period_seconds:
     description: >-
-      For how long back the samples of each minute are counted, so that M(health_report) finds what a hub lacks of a
+      For how long back the samples of each minute are counted, so that M(roverwatch.fleet.health_report) finds what a
+      hub lacks of a
       robot; 0 for not at all.
     type: float
     default: 0
@@ -83,10 +83,10 @@ author:
 
 EXAMPLES = r"""
 - name: Check this robot
-  fleet_health:
+  roverwatch.fleet.fleet_health:
     host: "{{ inventory_hostname }}"
     expected_units: [roverwatch-vmagent, roverwatch-node-exporter]
-    memory_budget: "{{ memory_budget | to_bytes }}"
+    memory_budget: "{{ memory_budget | roverwatch.fleet.to_bytes }}"
   register: __health
 
 - name: Nothing to act on

@@ -44,16 +44,19 @@ options:
   error:
     description: For V(explain), the result that failed.
     type: dict
+extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
 - name: Plan what is to change at GCP
-  gcp_firewall_plan:
+  roverwatch.fleet.gcp_firewall_plan:
     step: plan
     rules: "{{ firewall_rules }}"
     settings: "{{ settings }}"

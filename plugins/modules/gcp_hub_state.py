@@ -74,11 +74,13 @@ attributes:
   check_mode:
     description: Says in check mode what would be made or removed, as a change.
     support: full
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
 - name: Look
-  gcp_hub_state:
+  roverwatch.fleet.gcp_hub_state:
     command: host_key
     project: my-project
     zone: europe-west3-c

@@ -6,15 +6,15 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: health_report
 short_description: Print the fleet's health, keep it, and fail unless all is well
-version_added: "1.0.0"
 description:
-  - Collects the results that M(fleet_health) registered on every host of the play, prints a table of all
+  - Collects the results that M(roverwatch.fleet.fleet_health) registered on every host of the play, prints a table of
+    all
     services and below it what an operator must act on.
   - Runs on the controller and needs no connection to any host. Run it once per play.
   - Hosts without a result are a problem, as is a robot that a hub among the hosts has not heard of lately.
 options:
   results:
-    description: Name of the variable that M(fleet_health) was registered as.
+    description: Name of the variable that M(roverwatch.fleet.fleet_health) was registered as.
     type: str
     required: true
   path:
@@ -44,10 +44,10 @@ author:
 
 EXAMPLES = r"""
 - name: Give the verdict
-  health_report:
+  roverwatch.fleet.health_report:
     results: __health
-    path: "{{ playbook_dir }}/../reports/health.json"
-    page: "{{ playbook_dir }}/../reports/health.html"
+    path: reports/health.json
+    page: reports/health.html
   run_once: true
 """
 

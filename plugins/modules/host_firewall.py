@@ -49,11 +49,14 @@ options:
     description: Seconds after which the machine takes back rules that keep the controller out. At least 10.
     type: int
     default: 60
+extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""

@@ -6,7 +6,6 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: hub_backup
 short_description: Back up the VictoriaMetrics of a hub
-version_added: "1.0.0"
 description:
   - Has C(vmbackup) of the artifact store make a backup from an instant snapshot, while the hub goes on. It runs as the
     transient unit C(roverwatch-backup), in the slice and under a cap, and goes on when the controller goes away.
@@ -16,9 +15,8 @@ description:
   - After a success node_exporter tells when it was, as C(roverwatch_backup_last_success_timestamp_seconds).
 options:
   store:
-    description: The artifact store on the controller.
+    description: The artifact store on the controller; without it the variable C(artifacts_dir), or C(artifacts/).
     type: path
-    required: true
   version:
     description: The version of vmbackup there, as it is pinned.
     type: str
@@ -33,8 +31,7 @@ author:
 
 EXAMPLES = r"""
 - name: Back up the history
-  hub_backup:
-    store: artifacts
+  roverwatch.fleet.hub_backup:
     version: 1.150.0
 """
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: hub_restore
 short_description: Put a backup in the place of a hub's history
-version_added: "1.0.0"
 description:
   - Has C(vmrestore) of the artifact store bring a backup into a directory beside the data, while the hub goes on. Then
     VictoriaMetrics is stopped, the directories change places, and it is started. The old data is kept.
@@ -17,9 +16,8 @@ description:
   - Where VictoriaMetrics does not start on what was restored, it gets its old data back.
 options:
   store:
-    description: The artifact store on the controller.
+    description: The artifact store on the controller; without it the variable C(artifacts_dir), or C(artifacts/).
     type: path
-    required: true
   version:
     description: The version of vmrestore there, as it is pinned.
     type: str
@@ -34,8 +32,7 @@ author:
 
 EXAMPLES = r"""
 - name: Restore the history
-  hub_restore:
-    store: artifacts
+  roverwatch.fleet.hub_restore:
     version: 1.150.0
 """
 

@@ -6,15 +6,15 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: load_report
 short_description: Print what load did to the robots, keep it, and fail unless all went well
-version_added: "1.0.0"
 description:
-  - Collects the results that M(load_test) registered on every host of the play, prints a table of them and below it
+  - Collects the results that M(roverwatch.fleet.load_test) registered on every host of the play, prints a table of them
+    and below it
     what an operator must act on.
   - Fails when a request failed, a service was OOM-killed, or a host was not tested.
   - Runs on the controller and needs no connection to any host. Run it once per play.
 options:
   results:
-    description: Name of the variable that M(load_test) was registered as.
+    description: Name of the variable that M(roverwatch.fleet.load_test) was registered as.
     type: str
     required: true
   path:
@@ -31,9 +31,9 @@ author:
 
 EXAMPLES = r"""
 - name: Give the verdict
-  load_report:
+  roverwatch.fleet.load_report:
     results: __load_test
-    path: "{{ playbook_dir }}/../reports/load_test.json"
+    path: reports/load_test.json
   run_once: true
 """
 

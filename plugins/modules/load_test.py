@@ -6,7 +6,6 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: load_test
 short_description: Load one service of a robot and watch its memory
-version_added: "1.0.0"
 description:
   - Sends requests to a service from the robot itself, with C(hey) of the artifact store, and prints a line about them
     every few seconds. Gives back latencies, failures, and what the kernel says about the service's cgroup meanwhile.
@@ -14,12 +13,11 @@ description:
     and the service must answer, before anything is brought to the robot.
   - The load generator runs in a scope with a cap of its own, outside of C(roverwatch.slice), and is removed from the
     robot at the end, also of a test that failed. Where the controller went away, a timer of the robot removes it.
-  - Failed requests and OOM kills do not fail the module; M(load_report) judges them.
+  - Failed requests and OOM kills do not fail the module; M(roverwatch.fleet.load_report) judges them.
 options:
   store:
-    description: The artifact store on the controller.
+    description: The artifact store on the controller; without it the variable C(artifacts_dir), or C(artifacts/).
     type: path
-    required: true
   version:
     description: The version of hey there, as it is pinned.
     type: str
@@ -34,8 +32,7 @@ author:
 
 EXAMPLES = r"""
 - name: Load the sensor service
-  load_test:
-    store: artifacts
+  roverwatch.fleet.load_test:
     version: 0.1.4
   register: __load_test
 """

@@ -36,11 +36,14 @@ options:
     type: list
     elements: str
     default: []
+extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""

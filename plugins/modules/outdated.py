@@ -60,11 +60,13 @@ attributes:
   check_mode:
     support: full
     description: Says what would be written.
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
 - name: Ask about every pin
-  outdated:
+  roverwatch.fleet.outdated:
     root: "{{ playbook_dir | dirname }}"
     bundles: "{{ artifacts_binaries }}"
     contexts: "{{ artifacts_images | map(attribute='context') }}"

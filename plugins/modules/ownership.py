@@ -9,11 +9,14 @@ short_description: Say what of a machine Roverwatch made
 description:
   - A machine is Roverwatch's if it has the account that a deployment made, or the record that one left. What other
     machines have under the same names is somebody else's.
+extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: none
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""

@@ -6,7 +6,6 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: promql_gate
 short_description: Judge updated robots by what a hub has of them
-version_added: "1.0.0"
 description:
   - Runs the queries of gates at the VictoriaMetrics of a hub, on the hub, and compares the value of each updated robot
     with limits, and with the robots that are not updated yet.
@@ -95,7 +94,7 @@ author:
 
 EXAMPLES = r"""
 - name: Look whether robot-1 is well after 5 minutes
-  promql_gate:
+  roverwatch.fleet.promql_gate:
     updated: [robot-1]
     baseline: [robot-2, robot-3]
     window_seconds: 300

@@ -6,7 +6,6 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: range_queries
 short_description: Run many range queries at VictoriaMetrics in one call
-version_added: "1.0.0"
 description:
   - Runs range queries from the machine that VictoriaMetrics runs on, where it needs neither a password nor an open
     port, and returns all answers at once.
@@ -47,7 +46,7 @@ author:
 
 EXAMPLES = r"""
 - name: Ask for an hour of two things
-  range_queries:
+  roverwatch.fleet.range_queries:
     queries: ["count(up == 1)", "sum(rate(vm_rows_inserted_total[5m]))"]
     start: "{{ now(utc=true).timestamp() | int - 3600 }}"
     end: "{{ now(utc=true).timestamp() | int }}"

@@ -41,11 +41,13 @@ attributes:
   check_mode:
     description: V(status) alone runs in check mode, with C(check_mode=false).
     support: partial
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
 - name: What does it run?
-  release:
+  roverwatch.fleet.release:
     command: status
   register: __status
 """

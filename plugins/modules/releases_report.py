@@ -7,11 +7,12 @@ DOCUMENTATION = r"""
 module: releases_report
 short_description: Print which robot runs which release
 description:
-  - Prints a table of every robot of the play, from what M(release) registered there and from what the hubs answered.
+  - Prints a table of every robot of the play, from what M(roverwatch.fleet.release) registered there and from what the
+    hubs answered.
   - Runs on the controller and needs no connection to any host. Run it once per play.
 options:
   statuses:
-    description: The variable that M(release)'s status was registered as.
+    description: The variable that M(roverwatch.fleet.release)'s status was registered as.
     type: str
     required: true
   hubs:
@@ -19,14 +20,19 @@ options:
     type: list
     elements: dict
     required: true
+extends_documentation_fragment: [roverwatch.fleet.attributes]
 attributes:
   check_mode:
     support: full
+  diff_mode:
+    support: none
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
 - name: Print the table
-  releases_report:
+  roverwatch.fleet.releases_report:
     statuses: __releases
     hubs: "{{ __releases_hubs.results }}"
   run_once: true

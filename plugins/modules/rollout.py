@@ -23,7 +23,8 @@ options:
     choices: [plan, note, start_wave, tally, judge, end_wave, end]
     required: true
   statuses:
-    description: For V(plan) and V(start_wave), the variable that M(release)'s status was registered as.
+    description: >-
+      For V(plan) and V(start_wave), the variable that M(roverwatch.fleet.release)'s status was registered as.
     type: str
   settings:
     description: For V(plan), the variables of the role C(rollout), and C(hubs).
@@ -39,7 +40,7 @@ options:
     description: For V(note), why.
     type: str
   answers:
-    description: For V(start_wave) and V(judge), what M(promql_gate) found at each hub.
+    description: For V(start_wave) and V(judge), what M(roverwatch.fleet.promql_gate) found at each hub.
     type: list
     elements: dict
   going_on:
@@ -53,11 +54,13 @@ attributes:
   check_mode:
     description: Plans and says so, and writes no journal.
     support: full
+author:
+  - Roverwatch
 """
 
 EXAMPLES = r"""
 - name: Plan the waves
-  rollout:
+  roverwatch.fleet.rollout:
     step: plan
     statuses: __rollout_status
     settings: "{{ settings }}"

@@ -6,7 +6,6 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: sample_counts
 short_description: Count the samples of a robot for each series and minute, or second
-version_added: "1.0.0"
 description:
   - Asks the VictoriaMetrics of the machine, a robot's own or a hub's, how many samples each series of a robot has in
     each minute from O(start) to O(end), or in each second of O(stretches). Counts of two machines show what one of them
@@ -43,7 +42,7 @@ author:
 
 EXAMPLES = r"""
 - name: Count what the hub has of this robot
-  sample_counts:
+  roverwatch.fleet.sample_counts:
     robot: "{{ inventory_hostname }}"
     start: "{{ __backfill_plan.start }}"
     end: "{{ __backfill_plan.end }}"

@@ -42,6 +42,16 @@ def test_every_variable_is_the_roles_own_and_is_explained(role):
         assert option["type"], name
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_a_roles_readme_says_what_its_argument_specs_say(role):
+    said = " ".join((ROOT / "roles" / role / "README.md").read_text().split())
+    specs = load(ROOT / "roles" / role / "meta" / "argument_specs.yml")["argument_specs"]["main"]
+    described = specs["description"] if isinstance(specs["description"], list) else [specs["description"]]
+    whole = " ".join([f"{specs['short_description']}.", *described])
+    assert said.startswith(f"# {role} {' '.join(whole.split())} Its variables: ")
+    assert f"roverwatch.fleet.{role}`" in said
+
+
 # Works for all robots of a play at once, and has others put something onto them.
 NOTHING_TO_TAKE_OFF = {"rollout"}
 

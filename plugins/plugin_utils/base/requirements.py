@@ -89,6 +89,14 @@ def artifacts(roles: Iterable[str], values: Mapping[str, Any]) -> Dict[str, str]
     }
 
 
+def no_versions(names: Iterable[str], pins: str, inventory: str) -> str:
+    """For an inventory that has none of the group_vars."""
+    return (
+        "no version is set for {}: artifacts_versions has them, of group_vars/all/artifacts.yml beside the inventory. "
+        "Where that is missing: cp -rL {} {}/".format(", ".join(sorted(names)), pins, inventory)
+    )
+
+
 def budget(memory_budget: object, memory_caps: Mapping[str, Sequence[object]]) -> List[str]:
     """Whether every cap is a size, and all of them together fit into the budget."""
     problems = []

@@ -16,5 +16,6 @@ def refuse_older(version: str = __version__) -> None:
     if tuple(map(int, version.split(".")[:2])) < NEEDED:
         raise SystemExit(
             f"ERROR! Roverwatch needs ansible-core {NEEDED[0]}.{NEEDED[1]} or newer. This is {version}, of"
-            f" {Path(ansible.__file__).parent}: use .venv/bin/ansible-playbook, which `make .venv/bin/.locked` makes"
+            f" {Path(ansible.__file__).parent}: use another, in a checkout .venv/bin/ansible-playbook, which"
+            " `make .venv/bin/.locked` makes"
         )

@@ -18,9 +18,9 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifa
 )
 
 from ..base import same_machine
+from ..controller import workplace
 from . import role_options
 
-COLLECTION = Path(__file__).resolve().parents[3]
 # Of a service, what roles have variables for.
 OF_ROLE = (
     "version",
@@ -35,9 +35,9 @@ OF_ROLE = (
 
 
 def store_of(action: ActionBase, variables: Mapping[str, Any]) -> Store:
-    """The store that the task names, or the variable artifacts_dir, or the one beside the roles."""
+    """The store that the task names, or the variable artifacts_dir, or the one of this controller."""
     given = action._task.args.get("store") or action._templar.template(variables.get("artifacts_dir"))
-    return Store(Path(given or COLLECTION / "artifacts"))
+    return Store(Path(given or workplace.on_controller("artifacts")))
 
 
 def bring_program(action: ActionBase, name: str, variables: dict[str, Any]) -> dict[str, Any]:
