@@ -15,6 +15,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import
 )
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.report import message
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sample_counts import Counts
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import role_variables
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 
@@ -56,9 +57,10 @@ class ActionModule(ActionBase):
         return {"changed": any(hub[to_do] for hub in compared), "hubs": compared}
 
     def _look(self) -> dict[str, Any]:
-        names = [name for name in self.variables if name.startswith(backfill.PREFIX)]
+        asked, problems = role_variables.read(self, ["backfill"], self.variables)
         try:
-            asked = {name: self._templar.template(self.variables[name]) for name in names}
+            if problems:
+                raise backfill.BackfillError("; ".join(problems))
             delay = self._templar.template(self.variables.get("vmagent_hub_delay", f"{capacity.LONGEST_DELAY}s"))
             now = time.time()
             plan = backfill.plan(asked, now, durations.to_seconds(delay))
@@ -71,7 +73,7 @@ class ActionModule(ActionBase):
         strangers = [hub for hub in self.variables["groups"].get("hubs", []) if hub not in known]
         times = {"start": plan.start, "end": plan.end, "bytes_per_second": plan.bytes_per_second}
         # An end that was asked for leaves nothing out.
-        young = {} if asked.get(backfill.PREFIX + "end") else {"now": int(now)}
+        young = {} if asked["backfill_end"] else {"now": int(now)}
         return {"changed": False, **times, **young, "hubs": found["hubs"], "strangers": strangers}
 
     def _fill(self, plan: dict[str, Any], hub: dict[str, Any], missing: backfill.Missing) -> dict[str, Any]:

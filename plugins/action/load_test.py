@@ -8,7 +8,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import load
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts, role_variables
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 
@@ -46,9 +46,11 @@ class ActionModule(ActionBase):
         return {**result, "figures": total.as_dict(), "oom_kills": oom_kills, "slices": outcome["slices"]}
 
     def _plan(self) -> load.Plan:
-        names = [name for name in self.variables if name.startswith(load.PREFIX)]
+        asked, problems = role_variables.read(self, ["load_test"], self.variables)
         try:
-            return load.plan({name: self._templar.template(self.variables[name]) for name in names})
+            if problems:
+                raise load.LoadError("; ".join(problems))
+            return load.plan(asked)
         except load.LoadError as error:
             raise AnsibleActionFail(str(error)) from error
 

@@ -61,7 +61,7 @@ class ActionModule(ActionBase):
     ) -> None:
         if "journal" not in self._task.args:
             return
-        plan, wave = variables["rollout_plan"], self._task.args.get("wave") or {}
+        plan, wave = variables["__rollout_plan"], self._task.args.get("wave") or {}
         came_from = status["release"] if status and phase == "begun" else None
         rollout.append(
             Path(plan["directory"]) / rollout.JOURNAL,

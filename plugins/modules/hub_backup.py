@@ -10,15 +10,14 @@ version_added: "1.0.0"
 description:
   - Has C(vmbackup) of the artifact store make a backup from an instant snapshot, while the hub goes on. It runs as the
     transient unit C(roverwatch-backup), in the slice and under a cap, and goes on when the controller goes away.
-  - Where to, and all else, is in the variables C(backup_*) of the host, which C(docs/runbook.md) explains. They are
+  - Where to, and all else, is in the variables C(backup_*) of the host, which C(docs/variables.md) explains. They are
     checked, and the storage is asked whether it is there, before anything is done.
   - A second backup at the same time is refused.
   - After a success node_exporter tells when it was, as C(roverwatch_backup_last_success_timestamp_seconds).
 options:
   store:
-    description: The artifact store on the controller.
+    description: The artifact store on the controller. The variable artifacts_dir, or artifacts/ beside the roles.
     type: path
-    required: true
   version:
     description: The version of vmbackup there, as it is pinned.
     type: str
@@ -34,7 +33,6 @@ author:
 EXAMPLES = r"""
 - name: Back up the history
   hub_backup:
-    store: artifacts
     version: 1.150.0
 """
 

@@ -17,9 +17,8 @@ description:
   - Where VictoriaMetrics does not start on what was restored, it gets its old data back.
 options:
   store:
-    description: The artifact store on the controller.
+    description: The artifact store on the controller. The variable artifacts_dir, or artifacts/ beside the roles.
     type: path
-    required: true
   version:
     description: The version of vmrestore there, as it is pinned.
     type: str
@@ -35,7 +34,6 @@ author:
 EXAMPLES = r"""
 - name: Restore the history
   hub_restore:
-    store: artifacts
     version: 1.150.0
 """
 

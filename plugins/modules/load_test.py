@@ -10,16 +10,15 @@ version_added: "1.0.0"
 description:
   - Sends requests to a service from the robot itself, with C(hey) of the artifact store, and prints a line about them
     every few seconds. Gives back latencies, failures, and what the kernel says about the service's cgroup meanwhile.
-  - What to send is in the variables C(load_test_*) of the host, which C(docs/runbook.md) explains. They are checked,
+  - What to send is in the variables C(load_test_*) of the host, which C(docs/variables.md) explains. They are checked,
     and the service must answer, before anything is brought to the robot.
   - The load generator runs in a scope with a cap of its own, outside of C(roverwatch.slice), and is removed from the
     robot at the end, also of a test that failed. Where the controller went away, a timer of the robot removes it.
   - Failed requests and OOM kills do not fail the module; M(load_report) judges them.
 options:
   store:
-    description: The artifact store on the controller.
+    description: The artifact store on the controller. The variable artifacts_dir, or artifacts/ beside the roles.
     type: path
-    required: true
   version:
     description: The version of hey there, as it is pinned.
     type: str
@@ -35,7 +34,6 @@ author:
 EXAMPLES = r"""
 - name: Load the sensor service
   load_test:
-    store: artifacts
     version: 0.1.4
   register: __load_test
 """

@@ -9,11 +9,10 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch import backup_plan
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.sizes import from_bytes
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils import artifacts, role_variables
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.terminal import tell
 
 POLL_SECONDS = 2
-PREFIXES = ("backup_", "restore_")
 
 
 class StepFailed(Exception):
@@ -25,13 +24,16 @@ class StepFailed(Exception):
 
 
 class HubRun(ActionBase):
-    """One run on one hub. A subclass says which module and which program it is, and what is done."""
+    """One run on one hub. A subclass says which module and which program it is, whose variables it reads,
+    and what is done.
+    """
 
     _requires_connection = True
     _supports_check_mode = True
     _VALID_ARGS = frozenset({"store", "version"})
     module = ""
     program = ""
+    roles: tuple[str, ...] = ()
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
@@ -48,12 +50,12 @@ class HubRun(ActionBase):
 
     def _read_plan(self) -> None:
         self.host = self.variables["inventory_hostname"]
-        given = {
-            name: self._templar.template(self.variables[name]) for name in self.variables if name.startswith(PREFIXES)
-        }
+        given, problems = role_variables.read(self, self.roles, self.variables)
         try:
+            if problems:
+                raise backup_plan.PlanError("; ".join(problems))
             self.plan = backup_plan.read(given, self.host)
-            self.credentials = backup_plan.credentials(given.get("backup_secrets", {}), self.plan.scheme)
+            self.credentials = backup_plan.credentials(given["backup_secrets"], self.plan.scheme)
         except backup_plan.PlanError as error:
             raise AnsibleActionFail(f"{self.host}: {error}") from error
 

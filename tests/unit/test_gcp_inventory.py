@@ -190,7 +190,6 @@ GCP = (
     "gcp_service_account_file",
     "gcp_access_token",
     "gcp_zone",
-    "gcp_region",
     "gcp_network",
 )
 
@@ -218,7 +217,6 @@ def test_plays_on_the_controller_know_the_project_from_the_inventory(fleet: Flee
         "gcp_service_account_file": "",
         "gcp_access_token": fleet.api.token,
         "gcp_zone": "europe-west1-c",
-        "gcp_region": "europe-west1",
         "gcp_network": "default",
     }
 
