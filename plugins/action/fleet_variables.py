@@ -27,6 +27,7 @@ class ActionModule(ActionBase):
         groups, self.hostvars = variables["groups"], variables["hostvars"]
         ours = {*groups.get("robots", []), *groups.get("hubs", [])}  # others of the inventory may have any names
         hosts = [host for host in variables["ansible_play_hosts_all"] if host in ours]
+        self.typed: dict[str, list[str]] = {}
         found: dict[str, list[str]] = {}
         seen: dict[frozenset[str], list[str]] = {}
         for host in [*hosts, CONTROLLER]:
@@ -51,13 +52,16 @@ class ActionModule(ActionBase):
         for name in {name for role in roles for name in role_variables.OPTIONS[role]} & set(known):
             with suppress(Exception):
                 values[name] = templar.template(known[name])
-        return role_variables.typed(roles, values)[1]
+        key = repr(sorted(values.items()))
+        if key not in self.typed:  # most hosts have the same
+            self.typed[key] = role_variables.typed(roles, values)[1]
+        return self.typed[key]
 
 
 def _where(those: Sequence[str], hosts: Sequence[str]) -> str:
     """Which of the hosts it is said of. What all of them have was set for all, most often with -e."""
     machines = [host for host in those if host != CONTROLLER]
-    if len(machines) == len(hosts):
+    if len(machines) == len(hosts) != 1:
         return ""
     more = f" and {len(machines) - FEW} more" if len(machines) > FEW else ""
     return f"{', '.join(machines[:FEW]) or CONTROLLER}{more}: "
