@@ -16,7 +16,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PLAY := ansible-playbook -i inventory/lab.docker.yml
 
-.PHONY: help demo machines demo-down test soak lint unit image collection dashboards bench profile engine images artifacts lab-artifacts clean outdated lock
+.PHONY: help demo machines demo-down test soak lint unit image collection dashboards variables bench profile engine images artifacts lab-artifacts clean outdated lock
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -76,7 +76,7 @@ lint: $(BIN)/.locked ## ansible-lint, yamllint, actionlint, ruff, mypy
 	ruff check .
 	ruff format --check .
 	mypy app/src plugins/module_utils plugins/modules plugins/action plugins/callback plugins/filter plugins/inventory \
-	  plugins/plugin_utils dashboards bench \
+	  plugins/plugin_utils dashboards bench docs/variables.py \
 	  tests/run.py tests/stages.py tests/ansible_lint.py tests/stopwatch.py tests/collection.py tests/fleet.py tests/gateway.py tests/browser.py tests/interruption.py tests/power.py tests/registry.py tests/releases tests/compute_api
 	mypy --scripts-are-modules roles/release/files/roverwatch-release lab/engine.py lab/images.py lab/keys.py lab/disks.py
 
@@ -100,6 +100,9 @@ collection: $(BIN)/.locked ## Build the collection roverwatch.fleet, for those w
 
 dashboards: $(BIN)/.locked ## Write the dashboards' files for VMUI and Grafana anew, after a change of dashboards/definition.py
 	@python -m dashboards
+
+variables: $(BIN)/.locked ## Write docs/variables.md anew, after a change of a role's specs
+	@python docs/variables.py
 
 bench: $(BIN)/.locked ## The measurements that the documents quote
 	@bench/run.sh

@@ -14,6 +14,7 @@ from ansible_collections.roverwatch.fleet.plugins.plugin_utils.backfill import r
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import capacity
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report.plain import message
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service import role_variables
 
 
 class ActionModule(ActionBase):
@@ -54,9 +55,10 @@ class ActionModule(ActionBase):
         return {"changed": any(hub[to_do] for hub in compared), "hubs": compared}
 
     def _look(self) -> dict[str, Any]:
-        names = [name for name in self.variables if name.startswith(gaps.PREFIX)]
+        asked, problems = role_variables.read(self, ["backfill"], self.variables)
         try:
-            asked = {name: self._templar.template(self.variables[name]) for name in names}
+            if problems:
+                raise gaps.BackfillError("; ".join(problems))
             delay = self._templar.template(self.variables.get("vmagent_hub_delay", f"{capacity.LONGEST_DELAY}s"))
             now = time.time()
             plan = gaps.plan(asked, now, durations.to_seconds(delay))
@@ -69,7 +71,7 @@ class ActionModule(ActionBase):
         strangers = [hub for hub in self.variables["groups"].get("hubs", []) if hub not in known]
         times = {"start": plan.start, "end": plan.end, "bytes_per_second": plan.bytes_per_second}
         # An end that was asked for leaves nothing out.
-        young = {} if asked.get(gaps.PREFIX + "end") else {"now": int(now)}
+        young = {} if asked["backfill_end"] else {"now": int(now)}
         return {"changed": False, **times, **young, "hubs": found["hubs"], "strangers": strangers}
 
     def _fill(self, plan: dict[str, Any], hub: dict[str, Any], missing: gaps.Missing) -> dict[str, Any]:

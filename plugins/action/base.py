@@ -15,7 +15,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible import constants as C
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
@@ -34,7 +33,7 @@ from ansible_collections.roverwatch.fleet.plugins.plugin_utils.base import (
 )
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller import workplace
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.report import plain
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service import role_options
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service import role_options, role_variables
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service.role_defaults import (
     DEFAULTS,
     ROLES,
@@ -65,13 +64,6 @@ FILES = ROLES / "base" / "files"
 TARGET = "/opt/roverwatch"
 
 
-def _options(path: Path) -> dict[str, Any]:
-    specs = yaml.load(path.read_text(), yaml.CSafeLoader)["argument_specs"]
-    options: dict[str, Any] = specs["main"]["options"]
-    return options
-
-
-OPTIONS = {path.parts[-3]: _options(path) for path in sorted(ROLES.glob("*/meta/argument_specs.yml"))}
 # Of a service that can listen for others.
 LISTENING_ROLES = [role for role, names in DEFAULTS.items() if {f"{role}_allow_from", f"{role}_port"} <= set(names)]
 NO_THP, OOM_COUNT, SLICE = ((FILES / name).read_text() for name in ("no-thp", "oom-count", "roverwatch.slice"))
@@ -96,15 +88,6 @@ def wanted(memory_budget: int, name: str) -> MachineFiles:
         File("/etc/systemd/system/roverwatch.slice", budget),
     ]
     return MachineFiles(DIRECTORIES, files)
-
-
-def _plain(value: Any) -> Any:
-    """Without Ansible's marks of where each text came from, which take the check's copies ten times as long."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return str(value) if isinstance(value, str) else value
 
 
 class ActionModule(ActionBase):
@@ -251,24 +234,12 @@ class ActionModule(ActionBase):
             return 0
 
     def _values(self, roles: Sequence[str], variables: Mapping[str, Any]) -> dict[str, Any]:
-        """The roles' variables on this host, those that are what they should be."""
-        values: dict[str, Any] = {}
-        for role in roles:
-            if role not in OPTIONS:
-                continue  # an operator's own, in the same play
-            options = OPTIONS[role]
-            own = {}
-            for name in requirements.owned(role, roles, variables):
-                try:
-                    own[name] = self._computed(name, variables)
-                except Exception as error:  # noqa: BLE001  (a template can raise anything)
-                    hidden = requirements.secret(options.get(name, {}))
-                    why = "its error is not shown, as it may hold the value" if hidden else error
-                    self.problems.append(f"{name} cannot be computed: {why}")
-            right, problems = requirements.variables(role, options, _plain(own))
-            self.problems += problems
-            values |= right
-        return values
+        """The roles' variables on this host, those that are what they should be. There are no others of ours."""
+        self.problems += role_variables.unknown(variables, roles)
+        values, problems = role_variables.computed(roles, variables, lambda name: self._computed(name, variables))
+        right, wrong = role_variables.typed(roles, values)
+        self.problems += problems + wrong
+        return right
 
     def _firewall(self, listed: object, variables: Mapping[str, Any]) -> None:
         rules, problems = firewall.parse(

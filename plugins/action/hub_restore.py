@@ -11,6 +11,7 @@ from ansible_collections.roverwatch.fleet.plugins.plugin_utils.backup.hub_run im
 class ActionModule(HubRun):
     module = "hub_restore"
     program = "vmrestore"
+    roles = ("backup", "restore")
 
     def work(self) -> dict[str, Any]:
         found = self.step("begin")

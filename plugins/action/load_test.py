@@ -9,7 +9,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.load import run as load
 from ansible_collections.roverwatch.fleet.plugins.plugin_utils.controller.terminal import tell
-from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service import delivery
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.service import delivery, role_variables
 
 
 class ActionModule(ActionBase):
@@ -46,9 +46,11 @@ class ActionModule(ActionBase):
         return {**result, "figures": total.as_dict(), "oom_kills": oom_kills, "slices": outcome["slices"]}
 
     def _plan(self) -> load.Plan:
-        names = [name for name in self.variables if name.startswith(load.PREFIX)]
+        asked, problems = role_variables.read(self, ["load_test"], self.variables)
         try:
-            return load.plan({name: self._templar.template(self.variables[name]) for name in names})
+            if problems:
+                raise load.LoadError("; ".join(problems))
+            return load.plan(asked)
         except load.LoadError as error:
             raise AnsibleActionFail(str(error)) from error
 

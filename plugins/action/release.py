@@ -62,7 +62,7 @@ class ActionModule(ActionBase):
     ) -> None:
         if not boolean(self._task.args.get("journal", False)):
             return
-        plan, wave = variables["rollout_plan"], self._task.args.get("wave") or {}
+        plan, wave = variables["__rollout_plan"], self._task.args.get("wave") or {}
         came_from = status["release"] if status and phase == "begun" else None
         journal.append(
             Path(plan["directory"]) / journal.JOURNAL,

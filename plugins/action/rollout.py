@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         self.variables = task_vars or {}
         self.args = self._task.args
-        self.current: dict[str, Any] = self.variables.get("rollout_plan", {})
+        self.current: dict[str, Any] = self.variables.get("__rollout_plan", {})
         steps: Mapping[str, Callable[[], dict[str, Any]]] = {
             "plan": self.plan,
             "note": self.note,

@@ -12,7 +12,7 @@ description:
     the parts in which a hub has fewer samples, through the hub's gateway and with the robot's own credential. Prints a
     line about it every few seconds.
   - Which time is compared and how fast is copied is in the variables C(backfill_*) of the host, which
-    C(docs/runbook.md) explains. They are checked before the robot is asked for anything.
+    C(docs/variables.md) explains. They are checked before the robot is asked for anything.
   - What is interrupted goes on when it is run again, since what has arrived is counted. Samples that arrive twice count
     once.
   - A copy that fails does not fail the module, so that other hubs get theirs; M(roverwatch.fleet.backfill_report)

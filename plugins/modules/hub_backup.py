@@ -9,7 +9,7 @@ short_description: Back up the VictoriaMetrics of a hub
 description:
   - Has C(vmbackup) of the artifact store make a backup from an instant snapshot, while the hub goes on. It runs as the
     transient unit C(roverwatch-backup), in the slice and under a cap, and goes on when the controller goes away.
-  - Where to, and all else, is in the variables C(backup_*) of the host, which C(docs/runbook.md) explains. They are
+  - Where to, and all else, is in the variables C(backup_*) of the host, which C(docs/variables.md) explains. They are
     checked, and the storage is asked whether it is there, before anything is done.
   - A second backup at the same time is refused.
   - After a success node_exporter tells when it was, as C(roverwatch_backup_last_success_timestamp_seconds).

@@ -9,7 +9,7 @@ short_description: Load one service of a robot and watch its memory
 description:
   - Sends requests to a service from the robot itself, with C(hey) of the artifact store, and prints a line about them
     every few seconds. Gives back latencies, failures, and what the kernel says about the service's cgroup meanwhile.
-  - What to send is in the variables C(load_test_*) of the host, which C(docs/runbook.md) explains. They are checked,
+  - What to send is in the variables C(load_test_*) of the host, which C(docs/variables.md) explains. They are checked,
     and the service must answer, before anything is brought to the robot.
   - The load generator runs in a scope with a cap of its own, outside of C(roverwatch.slice), and is removed from the
     robot at the end, also of a test that failed. Where the controller went away, a timer of the robot removes it.

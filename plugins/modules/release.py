@@ -31,7 +31,7 @@ options:
     description: Why it goes back, for the robot's journal and the rollout's.
     type: str
   journal:
-    description: Whether to write into the journal of the rollout that C(rollout_plan) is about.
+    description: Whether to write into the journal of the rollout that C(__rollout_plan) is about.
     type: bool
     default: false
   wave:

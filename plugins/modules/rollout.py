@@ -13,7 +13,7 @@ options:
   step:
     description:
       - V(plan) decides from each robot's status who is updated in which wave, and refuses what cannot work; nothing has
-        been changed then. Register it as C(rollout_plan), which the other steps read.
+        been changed then. Register it as C(__rollout_plan), which the other steps read.
       - V(start_wave), V(judge) and V(end_wave) frame a wave. V(start_wave) returns who of it is there and can be
         judged, to be registered as the wave of the other steps. It and V(end_wave) fail where the rollout is to stop.
       - V(tally) returns who of a wave is how far.
@@ -64,7 +64,7 @@ EXAMPLES = r"""
     step: plan
     statuses: __rollout_status
     settings: "{{ settings }}"
-  register: rollout_plan
+  register: __rollout_plan
   run_once: true
 """
 

@@ -11,10 +11,9 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.backup
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common.sizes import from_bytes
 
 from ..controller.terminal import tell
-from ..service import delivery
+from ..service import delivery, role_variables
 
 POLL_SECONDS = 2
-PREFIXES = ("backup_", "restore_")
 
 
 class StepFailed(Exception):
@@ -26,13 +25,16 @@ class StepFailed(Exception):
 
 
 class HubRun(ActionBase):
-    """One run on one hub. A subclass says which module and which program it is, and what is done."""
+    """One run on one hub. A subclass says which module and which program it is, whose variables it reads,
+    and what is done.
+    """
 
     _requires_connection = True
     _supports_check_mode = True
     _VALID_ARGS = frozenset({"store", "version"})
     module = ""
     program = ""
+    roles: tuple[str, ...] = ()
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
@@ -49,12 +51,12 @@ class HubRun(ActionBase):
 
     def _read_plan(self) -> None:
         self.host = self.variables["inventory_hostname"]
-        given = {
-            name: self._templar.template(self.variables[name]) for name in self.variables if name.startswith(PREFIXES)
-        }
+        given, problems = role_variables.read(self, self.roles, self.variables)
         try:
+            if problems:
+                raise request.PlanError("; ".join(problems))
             self.plan = request.read(given, self.host)
-            self.credentials = request.credentials(given.get("backup_secrets", {}), self.plan.scheme)
+            self.credentials = request.credentials(given["backup_secrets"], self.plan.scheme)
         except request.PlanError as error:
             raise AnsibleActionFail(f"{self.host}: {error}") from error
 

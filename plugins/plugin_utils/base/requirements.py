@@ -22,8 +22,9 @@ _DEVICE = re.compile(
     re.ASCII,
 )
 
-# So many machines are named in a line.
+# So many machines are named in a line, and so long is a value that is shown.
 FEW = 3
+LONGEST = 60
 
 # Of fleet_secret: every password at the hubs can be computed from it, so it must not be found by trying.
 SECRET_CHARACTERS = 32
@@ -144,13 +145,17 @@ def variables(role: str, options: Mapping[str, Any], values: Mapping[str, Any]) 
                 )
             )
         else:
-            problems += ["role {}: {}".format(role, message) for message in result.error_messages]
-    for name in sorted(set(values) - set(options)):
-        close = difflib.get_close_matches(name, options, 1)
-        problems.append(
-            "role {} has no variable {}{}".format(role, name, ": did you mean {}?".format(close[0]) if close else "")
-        )
+            given = repr(values[name])
+            it_is = "" if given in str(result.error_messages) or len(given) > LONGEST else "; it is {}".format(given)
+            problems += ["role {}: {}{}".format(role, message, it_is) for message in result.error_messages]
+    problems += [unknown(role, name, options) for name in sorted(set(values) - set(options))]
     return right, problems
+
+
+def unknown(role: str, name: str, known: Iterable[str]) -> str:
+    """A variable that has the name of a role in front and is none of those that are known."""
+    close = difflib.get_close_matches(name, known, 1)
+    return "role {} has no variable {}{}".format(role, name, ": did you mean {}?".format(close[0]) if close else "")
 
 
 def secret(option: Mapping[str, Any]) -> bool:
@@ -368,12 +373,6 @@ def other_machine(name: str, before: str) -> str:
         "the inventory swapped? If it is to be {0} from now on (renamed, or its card is a copy): "
         "-e base_previous_name={1} --limit {0}".format(name, before)
     )
-
-
-def owned(role: str, roles: Iterable[str], names: Iterable[str]) -> List[str]:
-    """The variables that belong to a role: they start with its name, and with no longer name of another role."""
-    longer = tuple(other + "_" for other in roles if other.startswith(role + "_"))
-    return [name for name in names if name.startswith(role + "_") and not name.startswith(longer or ("\0",))]
 
 
 def other_authority(ours: str, robot: str, theirs: str) -> str:

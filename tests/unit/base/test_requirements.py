@@ -234,9 +234,3 @@ def test_a_hub_that_cannot_be_used_is_told_by_what_is_wrong(kind, words):
 def test_without_authorities_of_its_own_the_system_is_named():
     line = requirements.reached("hub-1", "https://hub-1:8427", gateway.AUTHORITY, "why", "")
     assert "not signed by an authority that the system trusts" in line
-
-
-def test_a_variable_belongs_to_the_role_with_the_longest_name():
-    names = ["vmagent_port", "vmagent_extra_port", "victoriametrics_port"]
-    assert requirements.owned("vmagent", ["vmagent", "vmagent_extra"], names) == ["vmagent_port"]
-    assert requirements.owned("vmagent", ["vmagent"], names) == ["vmagent_port", "vmagent_extra_port"]

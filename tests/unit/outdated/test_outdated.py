@@ -429,7 +429,7 @@ class Tree:
         }
         command = ["ansible-playbook", "playbooks/outdated.yml", *arguments]
         done = ansible_runs.run(*command, environment=environment, directory=self.root)
-        return done.returncode, re.sub(r"\nTASK \[Ask about.*", "", done.stdout, flags=re.DOTALL)
+        return done.returncode, re.sub(r"\nTASK \[outdated : Ask about.*", "", done.stdout, flags=re.DOTALL)
 
 
 @pytest.fixture

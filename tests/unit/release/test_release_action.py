@@ -17,7 +17,7 @@ def ran(answer: dict[str, Any], plan: dict[str, Any] | None = None, **args: Any)
     connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/nowhere"))
     action = release.ActionModule(task, connection, None, None, None, None)
     action._execute_module = lambda *_, **__: answer
-    return action.run(task_vars={"inventory_hostname": "robot-1", "rollout_plan": plan or {}})
+    return action.run(task_vars={"inventory_hostname": "robot-1", "__rollout_plan": plan or {}})
 
 
 def status(state: str) -> str:

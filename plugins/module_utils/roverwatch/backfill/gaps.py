@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 from ..common import durations, sizes
 from .sample_counts import WINDOW_SECONDS, Counts, Runs
 
-PREFIX = "backfill_"
 # What is younger than this and what a robot gathers may be on its way to the hub.
 ON_ITS_WAY_SECONDS = 30
 # One request copies so much. What it was when it broke off is sent again.
@@ -52,29 +50,24 @@ def _time(timestamp: int) -> str:
 
 
 def plan(variables: Mapping[str, object], now: float, delay_seconds: float) -> Plan:
-    """The plan in a host's variables that start with PREFIX. Raises BackfillError that says all that is wrong.
+    """The plan in the variables of the role `backfill`, of their types. Raises BackfillError with all that is wrong.
 
     `delay_seconds` is how long the robot gathers samples before it sends them.
     """
     newest = now - ON_ITS_WAY_SECONDS - delay_seconds
-    problems = [_unknown(name) for name in sorted(variables) if name.removeprefix(PREFIX) not in _DEFAULTS]
+    problems = []
     values: dict[str, Any] = {}
-    for name, (default, read) in _DEFAULTS.items():
-        value = variables.get(PREFIX + name, default)
+    for name, read in _READERS.items():
+        value = variables[f"backfill_{name}"]
         try:
             values[name] = read(value, now, newest)
         except ValueError as error:
-            problems.append(f"{PREFIX}{name} is {str(value)!r}: {error}")
+            problems.append(f"backfill_{name} is {value!r}: {error}")
     if problems:
         raise BackfillError("; ".join(problems))
     end = int(values["end"] // WINDOW_SECONDS * WINDOW_SECONDS)
     windows = math.ceil(values["period"] / WINDOW_SECONDS)
     return Plan(end - windows * WINDOW_SECONDS, end, values["rate_limit"])
-
-
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name.removeprefix(PREFIX), _DEFAULTS, 1)
-    return f"there is no variable {name}" + (f" (did you mean {PREFIX}{close[0]}?)" if close else "")
 
 
 def _period(value: object, _now: float, _newest: float) -> float:
@@ -114,11 +107,7 @@ def _rate_limit(value: object, _now: float, _newest: float) -> int:
     return sizes.to_bytes(value)
 
 
-_DEFAULTS: Mapping[str, Any] = {
-    "period": ("24h", _period),
-    "end": ("", _end),
-    "rate_limit": ("256K", _rate_limit),
-}
+_READERS: Mapping[str, Any] = {"period": _period, "end": _end, "rate_limit": _rate_limit}
 
 
 # --- what is missing ---------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""What is asked for of a backup or of a restore: a host's variables `backup_*` and `restore_*`."""
+"""What is asked for of a backup or of a restore: the variables of the roles `backup` and `restore`, of their types."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import urllib.parse
@@ -41,9 +40,9 @@ class Plan:
 
     hub: str
     destination: str
-    name: str = LATEST
+    name: str
+    memory_max: int
     endpoint: str = ""
-    memory_max: int = 128 << 20
     rate_max: int = 0
     # The hub whose backup it is, and whether a history that is there may be replaced.
     source_hub: str = ""
@@ -73,15 +72,15 @@ class Plan:
 
 def read(variables: Mapping[str, object], hub: str) -> Plan:
     """The plan in the variables of a hub. Raises PlanError that says all that is wrong."""
-    problems = [_unknown(name) for name in sorted(variables) if name not in _READERS and name not in _OTHERS]
-    values: dict[str, Any] = {}
+    problems = []
+    values: dict[str, Any] = {"replace": variables.get("restore_replace", False)}
     for name, (field, reader) in _READERS.items():
-        if name in variables:
+        if variables.get(name) or name in _NEEDED:
             try:
                 values[field] = reader(variables[name])
             except ValueError as error:
                 problems.append("{} is {!r}: {}".format(name, variables[name], error))
-    if "backup_destination" not in variables:
+    if not variables["backup_destination"]:
         problems.append(
             "backup_destination is not set: give -e backup_destination=s3://bucket/path, or gs://, azblob:// "
             "or fs:///var/backups/roverwatch, or set it in group_vars/hubs.yml"
@@ -94,13 +93,11 @@ def read(variables: Mapping[str, object], hub: str) -> Plan:
     return asked
 
 
-def credentials(secrets: object, scheme: str) -> str:
+def credentials(secrets: Mapping[str, object], scheme: str) -> str:
     """The text of the file with the credentials, in the storage's own format; empty without secrets.
 
     Raises PlanError that names keys, and never says a value.
     """
-    if not isinstance(secrets, Mapping):
-        raise PlanError("backup_secrets is no mapping: give {}".format(_SECRETS_REMEDY.get(scheme, "none")))
     if not secrets:
         if scheme == "azblob":
             raise PlanError("backup_secrets is not set, and azblob:// needs {}".format(_SECRETS_REMEDY[scheme]))
@@ -162,13 +159,8 @@ _FORMATS: Mapping[str, Any] = {
 }
 
 
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, [*_READERS, *_OTHERS], 1)
-    return "there is no variable {}".format(name) + (" (did you mean {}?)".format(close[0]) if close else "")
-
-
-def _destination(value: object) -> str:
-    text = str(value).rstrip("/")
+def _destination(value: str) -> str:
+    text = value.rstrip("/")
     if not _DESTINATION.fullmatch(text) or ".." in text.split("/"):
         raise ValueError(
             "give s3://bucket/path, gs://bucket/path, azblob://container/path or fs:///directory, of letters, digits "
@@ -180,32 +172,26 @@ def _destination(value: object) -> str:
 
 
 def _matching(pattern: re.Pattern[str], what: str) -> Any:
-    def reader(value: object) -> str:
-        if not pattern.fullmatch(str(value)):
+    def reader(value: str) -> str:
+        if not pattern.fullmatch(value):
             raise ValueError("give {}".format(what))
-        return str(value)
+        return value
 
     return reader
 
 
-def _endpoint(value: object) -> str:
-    text = str(value).rstrip("/")
+def _endpoint(value: str) -> str:
+    text = value.rstrip("/")
     if not _ENDPOINT.fullmatch(text) or not urllib.parse.urlsplit(text).hostname:
         raise ValueError("give scheme, host and port alone, such as https://minio.example:9000")
     return text
 
 
-def _cap(value: object) -> int:
+def _cap(value: str) -> int:
     size = sizes.to_bytes(value)
     if size < MEMORY_MAX_AT_LEAST:
         raise ValueError("give at least {}".format(sizes.from_bytes(MEMORY_MAX_AT_LEAST)))
     return size
-
-
-def _yes(value: object) -> bool:
-    if str(value).lower() not in ("yes", "no", "true", "false"):
-        raise ValueError("give yes or no")
-    return str(value).lower() in ("yes", "true")
 
 
 _POINT = "the name of a point, 1 to 63 of A-Za-z0-9._-, such as before-upgrade"
@@ -216,7 +202,6 @@ _READERS: Mapping[str, Any] = {
     "backup_memory_max": ("memory_max", _cap),
     "backup_rate_max": ("rate_max", sizes.to_bytes),
     "restore_hub": ("source_hub", _matching(_NAME, "the inventory name of the hub whose backup it is")),
-    "restore_replace": ("replace", _yes),
 }
-# Read elsewhere: the one by `credentials`, the other by the playbook.
-_OTHERS = ("backup_secrets", "restore_confirm")
+# The others may be empty.
+_NEEDED = ("backup_name", "backup_memory_max")

@@ -7,7 +7,6 @@ of its own, outside of the slice, so that nothing of it counts as the service's 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import math
 import os
@@ -25,7 +24,6 @@ from ..query import probe
 from ..service import records
 from ..system import cgroup, systemd, units
 
-PREFIX = "load_test_"
 SCOPE = "roverwatch-load-test"
 CLEANUP = "roverwatch-load-test-cleanup"
 # Where roverwatch.fleet.artifact puts it.
@@ -34,6 +32,8 @@ FOLDER = Path("/opt/roverwatch") / GENERATOR
 # With 500 connections hey takes 41M.
 GENERATOR_MEMORY_MAX = "64M"
 CONNECTIONS_MAX = 500
+# The path that is loaded where nobody says another one: load_test_path says it once more.
+OWN_PATH = "/metrics"
 # As long as a scrape may take. A request without an answer by then has failed.
 REQUEST_TIMEOUT_SECONDS = 10
 # The load is made of slices, so that an operator sees how it goes.
@@ -64,12 +64,12 @@ class LoadError(Exception):
 class Plan:
     """The load on one robot: its variables `load_test_<field>`. Empty `url` means the service of `unit`, at `path`."""
 
-    connections: int = 50
-    rate: int = 0
-    duration: int = 30
-    path: str = "/metrics"
-    url: str = ""
-    unit: str = "roverwatch-sensor"
+    connections: int
+    rate: int
+    duration: int
+    path: str
+    url: str
+    unit: str
 
     @property
     def speed(self) -> str:
@@ -81,47 +81,40 @@ class Plan:
         return f"GET {url} over {self.connections} connections, {self.speed}, for {self.duration} s"
 
 
-def plan(variables: Mapping[str, object]) -> Plan:
-    """The plan in a host's variables that start with PREFIX. Raises LoadError that says all that is wrong."""
-    problems = [
-        _unknown(name) for name in sorted(variables) if name.removeprefix(PREFIX) not in Plan.__dataclass_fields__
-    ]
+def plan(variables: Mapping[str, Any]) -> Plan:
+    """The plan in the variables of the role `load_test`, of their types. Raises LoadError with all that is wrong."""
+    problems = []
     values: dict[str, Any] = {}
     for name, read in _READERS.items():
-        if PREFIX + name in variables:
-            try:
-                values[name] = read(variables[PREFIX + name])
-            except ValueError as error:
-                problems.append(f"{PREFIX}{name} is {variables[PREFIX + name]!r}: {error}")
-    if "url" in values and "path" in values:
+        value = variables[f"load_test_{name}"]
+        try:
+            values[name] = read(value)
+        except ValueError as error:
+            problems.append(f"load_test_{name} is {value!r}: {error}")
+    if values.get("url") and values.get("path") != OWN_PATH:
         problems.append("load_test_url and load_test_path are both set: the URL is a whole one, leave out the path")
+    if problems:
+        raise LoadError("; ".join(problems))
     asked = Plan(**values)
     if 0 < asked.rate < asked.connections:
-        problems.append(
+        raise LoadError(
             f"load_test_rate is {asked.rate} a second for all of the {asked.connections} connections, and each sends "
             f"at least one a second: set load_test_connections to {asked.rate} or less"
         )
-    if problems:
-        raise LoadError("; ".join(problems))
     return asked
 
 
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name.removeprefix(PREFIX), Plan.__dataclass_fields__, 1)
-    return f"there is no variable {name}" + (f" (did you mean {PREFIX}{close[0]}?)" if close else "")
-
-
 def _whole(low: int, high: int) -> Any:
-    def read(value: object) -> int:
-        if not re.fullmatch(r"\d{1,9}", str(value)) or not low <= int(str(value)) <= high:
+    def read(value: int) -> int:
+        if isinstance(value, bool) or not low <= value <= high:
             raise ValueError(f"give a whole number from {low} to {high}")
-        return int(str(value))
+        return value
 
     return read
 
 
-def _seconds(value: object) -> int:
-    match = re.fullmatch(r"(\d{1,4})(s|m|h|)", str(value))
+def _seconds(value: str) -> int:
+    match = re.fullmatch(r"(\d{1,4})(s|m|h|)", value)
     seconds = int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0
     if not 1 <= seconds <= 3600:
         raise ValueError("give a time from 1s to 1h, such as 30s or 5m")
@@ -129,10 +122,10 @@ def _seconds(value: object) -> int:
 
 
 def _matching(pattern: str, what: str) -> Any:
-    def read(value: object) -> str:
-        if not re.fullmatch(pattern, str(value)):
+    def read(value: str) -> str:
+        if not re.fullmatch(pattern, value):
             raise ValueError(f"give {what}")
-        return str(value)
+        return value
 
     return read
 
@@ -142,7 +135,7 @@ _READERS: Mapping[str, Any] = {
     "rate": _whole(0, 100_000),
     "duration": _seconds,
     "path": _matching(r"/\S*", "a path that starts with /, such as /metrics"),
-    "url": _matching(r"https?://[^/\s]+\S*", "a whole URL, such as http://127.0.0.1:8000/sensor"),
+    "url": _matching(r"|https?://[^/\s]+\S*", "a whole URL, such as http://127.0.0.1:8000/sensor"),
     "unit": _matching(r"[\w@.-]+", "the name of a deployed service, such as roverwatch-sensor"),
 }
 
