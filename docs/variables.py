@@ -22,7 +22,7 @@ ABOUT = """\
 # Variables
 
 Every variable that a fleet can set, by the role that it belongs to. They go into group_vars, into the inventory, or
-behind `-e`: [where](../README.md#your-own-robots). A name that begins like those of a role and is none of them is
+behind `-e`: [where](inventories.md#where-variables-go). A name that begins like those of a role and is none of them is
 refused before anything is done, with the nearest one; so is a value that is not of its type.
 
 Sizes are whole numbers, alone or with `K`, `M`, `G` or `T`, in base 1024. Durations are numbers with `ms`, `s`, `m`,
