@@ -202,7 +202,7 @@ uptime_seconds:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.common import unexpected
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import machine
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import examination
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health.options import Options
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import records
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import cgroup, systemd
@@ -241,7 +241,7 @@ def main() -> None:
         holes_period_seconds=module.params["holes_period_seconds"],
     )
     try:
-        result = machine.look(options).as_dict()
+        result = examination.examine(options)
     except (records.RecordError, cgroup.CgroupError, systemd.SystemdError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)

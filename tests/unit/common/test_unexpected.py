@@ -51,7 +51,7 @@ def plant(loaded: Any, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Non
     def broken(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(loaded.machine, "look", broken)
+    monkeypatch.setattr(loaded.examination, "examine", broken)
 
 
 def test_host_module_cause_and_log_are_told(

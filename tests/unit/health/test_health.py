@@ -19,7 +19,7 @@ import tls
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.firewall import nftables
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import fleet, limits
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health import service as service_now
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health.machine import look
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health.examination import examine
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health.options import Options, Paths
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import gateway, uplink
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import records
@@ -144,7 +144,7 @@ class Machine:
 
     def check(self, **options: Any) -> dict[str, Any]:
         defaults: dict[str, Any] = {"memory_budget": 300 * MIB, "ready_timeout_seconds": 0.5}
-        return look(Options(host="robot-1", **(defaults | options)), self.paths).as_dict()
+        return examine(Options(host="robot-1", **(defaults | options)), self.paths)
 
     def problems(self, **options: Any) -> list[tuple[str, str]]:
         found = self.check(**options)["problems"]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...common.problem import Problem
 from ...common.sizes import from_bytes
 from ...system import cgroup
-
-if TYPE_CHECKING:
-    from ..machine import Machine
+from ..machine import Machine
 
 
 def check(machine: Machine) -> list[Problem]:

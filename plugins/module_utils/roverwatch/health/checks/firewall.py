@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
 
 from ...common.problem import Problem
-
-if TYPE_CHECKING:
-    from ..machine import Machine
+from ..machine import Machine
 
 # The unit loads the table when the machine starts, and who flushes all tables flushes it, too.
 UNIT, TABLE = "roverwatch-firewall", "table inet roverwatch"

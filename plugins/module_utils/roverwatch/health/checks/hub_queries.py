@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...common.problem import Problem
 from ...service.records import DATABASE
-
-if TYPE_CHECKING:
-    from ..machine import Machine
+from ..machine import Machine
 
 
 def check(machine: Machine) -> list[Problem]:
