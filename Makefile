@@ -98,7 +98,7 @@ collection: $(BIN)/.locked ## Build the collection roverwatch.fleet, for those w
 	ansible-galaxy collection build --force --output-path $(DIST) $(DIST)/tracked
 	rm -rf $(DIST)/tracked
 
-dashboards: $(BIN)/.locked ## Write the dashboards' files for VMUI and Grafana anew, after a change of dashboards/definition.py
+dashboards: $(BIN)/.locked ## Write the dashboards' files for VMUI and Grafana anew, after a change of dashboards/fleet.py or robot.py
 	@python -m dashboards
 
 variables: $(BIN)/.locked ## Write docs/variables.md anew, after a change of a role's specs

@@ -1,4 +1,4 @@
-"""Writes every file that is made of the definition. tests/unit/test_dashboards.py says when they are out of date."""
+"""Writes every file that is made of the dashboards. tests/unit/test_dashboards.py says when they are out of date."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dashboards import grafana, vmui
-from dashboards.definition import FLEET, ROBOT
+from dashboards import FLEET, ROBOT, grafana, vmui
 
 ROOT = Path(__file__).resolve().parents[1]
 VMUI = Path("roles/victoriametrics/files/dashboards")

@@ -1,4 +1,4 @@
-"""What a dashboard is, whoever draws it. `definition` has ours; vmui, grafana and page draw them."""
+"""What a dashboard is, whoever draws it. `fleet` and `robot` are ours; vmui, grafana and page draw them."""
 
 from __future__ import annotations
 

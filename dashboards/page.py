@@ -22,9 +22,8 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from dashboards import answers
+from dashboards import FLEET, ROBOT, answers
 from dashboards.answers import Period, Series
-from dashboards.definition import FLEET, ROBOT
 from dashboards.model import UNITS, Dashboard, Panel, Scale, Thresholds, Unit, promql, queries
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from jinja2 import Template
 
-from dashboards.definition import DASHBOARDS
+from dashboards import DASHBOARDS
 
 ROOT = Path(__file__).resolve().parents[3]
 
