@@ -184,6 +184,11 @@ def test_an_update_is_refused_where_nobody_would_keep_its_journal(controller):
     assert "robot-1" in said
 
 
+def test_locks_are_written_in_a_checkout_alone(controller):
+    said = controller.play("--extra-vars", "outdated_write=true", "roverwatch.fleet.outdated")
+    assert f"{controller.installed} is an installed collection. Clone the repository" in said
+
+
 def test_the_version_is_said_once():
     version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
     newest = re.findall(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
