@@ -31,7 +31,17 @@ attributes:
   diff_mode:
     support: none
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
+"""
+
+EXAMPLES = r"""
+# As the action plugins call it, which know what the store has.
+- name: Have the load generator
+  roverwatch.fleet.artifact:
+    name: hey
+    candidates:
+      hey:
+        x86_64: "{{ entry }}"
 """
 
 RETURN = r"""

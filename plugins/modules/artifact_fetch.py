@@ -111,7 +111,7 @@ attributes:
     support: full
     description: Says what would be fetched, and asks no network.
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

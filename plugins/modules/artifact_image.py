@@ -88,7 +88,7 @@ attributes:
     support: full
     description: Says whether an image would be built, and builds none.
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

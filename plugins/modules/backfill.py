@@ -50,7 +50,7 @@ attributes:
     description: Says what is missing.
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

@@ -58,7 +58,7 @@ attributes:
     description: Gives the verdict on what is missing.
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

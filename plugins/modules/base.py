@@ -38,7 +38,7 @@ options:
     type: str
     required: true
   artifacts_dir:
-    description: The artifact store on the controller.
+    description: The artifact store on the controller; that of this repository, or of the current directory, if empty.
     type: path
     required: true
   disk_reserve:
@@ -70,7 +70,7 @@ attributes:
   diff_mode:
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

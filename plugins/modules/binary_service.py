@@ -160,7 +160,7 @@ attributes:
   diff_mode:
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

@@ -27,7 +27,7 @@ attributes:
     description: Runs the same in check mode, as it changes nothing.
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

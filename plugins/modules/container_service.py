@@ -103,7 +103,7 @@ attributes:
   diff_mode:
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

@@ -51,7 +51,7 @@ attributes:
   diff_mode:
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

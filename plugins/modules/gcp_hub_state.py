@@ -75,7 +75,7 @@ attributes:
     description: Says in check mode what would be made or removed, as a change.
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

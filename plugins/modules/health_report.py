@@ -39,7 +39,7 @@ attributes:
     description: Gives the same verdict in check mode.
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

@@ -30,7 +30,7 @@ options:
     description: >-
       The rules of the whole fleet, as in C(group_vars/all/firewall.yml). Each machine takes those of its groups.
     type: list
-    elements: dict
+    elements: raw
     default: []
   default_drop:
     description: Whether ports that are in no rule are closed. Refused unless a rule lets somebody reach O(ssh_port).
@@ -56,7 +56,7 @@ attributes:
   diff_mode:
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

@@ -26,7 +26,7 @@ attributes:
     description: Says what would be backed up, and whether it can be.
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

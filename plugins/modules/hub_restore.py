@@ -27,7 +27,7 @@ attributes:
     description: Says what would be restored, and whether it can be.
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

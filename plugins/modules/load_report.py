@@ -26,7 +26,7 @@ attributes:
     description: Prints what would be sent.
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

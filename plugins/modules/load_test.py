@@ -27,7 +27,7 @@ attributes:
     description: Says what would be sent. The service is asked once.
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

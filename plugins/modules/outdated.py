@@ -61,7 +61,7 @@ attributes:
     support: full
     description: Says what would be written.
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

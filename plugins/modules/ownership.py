@@ -16,7 +16,7 @@ attributes:
   diff_mode:
     support: none
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

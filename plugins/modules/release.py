@@ -42,7 +42,7 @@ attributes:
     description: V(status) alone runs in check mode, with C(check_mode=false).
     support: partial
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

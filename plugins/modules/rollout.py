@@ -55,7 +55,7 @@ attributes:
     description: Plans and says so, and writes no journal.
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""

@@ -23,6 +23,7 @@ FILTERS = sorted(path.stem for path in (ROOT / "plugins/filter").glob("*.yml"))
 CALLBACKS = sorted(path.stem for path in (ROOT / "plugins/callback").glob("*.py"))
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
+PLUGINS = "ansible_collections.roverwatch.fleet.plugins"
 INVENTORY = """
 all:
   vars: {ansible_connection: local, ansible_become: false, ansible_python_interpreter: /usr/bin/python3}
@@ -109,6 +110,24 @@ def test_ansible_doc_explains_each_module_and_an_example_has_its_whole_name(cont
         assert not tasks or any(name in task for task in tasks), name
 
 
+# Theirs are the options of each service and of the module, which is told them as they are.
+SERVICES = {"binary_service", "container_service"}
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in (ROOT / "plugins/action").glob("*.py")} - SERVICES))
+def test_what_a_task_may_say_is_what_is_explained(name):
+    """Of a module with a half on the controller, which hears the task and says something else to the machine's half."""
+    action, module = (import_module(f"{PLUGINS}.{half}.{name}") for half in ("action", "modules"))
+    accepted = getattr(action, "SPEC", None) or getattr(action, "ARGUMENTS", action.ActionModule._VALID_ARGS)
+    explained = yaml.safe_load(module.DOCUMENTATION)["options"]
+    assert {*explained} - {"role"} == {*accepted}
+    for option, spec in accepted.items() if isinstance(accepted, dict) else ():
+        said = {key: explained[option].get(key) for key in ("type", "elements", "choices", "required", "default")}
+        assert {key: value for key, value in said.items() if value is not None} == {
+            key: spec[key] for key in said if spec.get(key) is not None
+        }, option
+
+
 @pytest.mark.parametrize(("kind", "names"), [("filter", FILTERS), ("callback", CALLBACKS)], ids=["filter", "callback"])
 def test_ansible_doc_explains_each_plugin(controller, kind, names):
     for name, found in explained(controller, kind, names).items():
@@ -122,7 +141,7 @@ def test_ansible_doc_explains_each_role(controller):
 
 def test_every_filter_is_explained():
     files = [path.stem for path in (ROOT / "plugins/filter").glob("*.py")]
-    plugins = [import_module(f"ansible_collections.roverwatch.fleet.plugins.filter.{name}") for name in files]
+    plugins = [import_module(f"{PLUGINS}.filter.{name}") for name in files]
     assert {name for plugin in plugins for name in plugin.FilterModule().filters()} == {*FILTERS}
 
 
@@ -163,6 +182,11 @@ def test_an_update_is_refused_where_nobody_would_keep_its_journal(controller):
     said = controller.play(*update, ANSIBLE_CALLBACKS_ENABLED="roverwatch.fleet.preload,roverwatch.fleet.rollout")
     assert "CALLBACKS_ENABLED" not in said
     assert "robot-1" in said
+
+
+def test_locks_are_written_in_a_checkout_alone(controller):
+    said = controller.play("--extra-vars", "outdated_write=true", "roverwatch.fleet.outdated")
+    assert f"{controller.installed} is an installed collection. Clone the repository" in said
 
 
 def test_the_version_is_said_once():
