@@ -240,6 +240,25 @@ def test_a_value_of_another_type_is_refused_by_the_playbook_that_reads_it(tmp_pa
     assert "'fast'" in output
 
 
+@pytest.mark.parametrize(
+    ("task", "wrong"),
+    [
+        ({"roverwatch.fleet.load_test": {"version": "1"}}, {"load_test_rat": 1, "load_test_connections": "many"}),
+        ({"roverwatch.fleet.backfill": {"step": "look"}}, {"backfill_perod": "1h"}),
+        ({"roverwatch.fleet.hub_backup": {"version": "1"}}, {"backup_nam": "x", "backup_secrets": "s3cr3t"}),
+        ({"roverwatch.fleet.hub_restore": {"version": "1"}}, {"restore_hb": "x", "restore_replace": "perhaps"}),
+    ],
+)
+def test_in_a_play_of_ones_own_the_task_says_it(task: dict[str, Any], wrong: dict[str, Any], tmp_path: Path) -> None:
+    """Without the roles and their playbooks."""
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "hub-1", "gather_facts": False, "tasks": [task]}]))
+    output = said(tmp_path, str(tmp_path / "play.yml"), hub_1=wrong)
+    for name in wrong:
+        assert name in output, output
+    assert "did you mean" in output
+    assert "s3cr3t" not in output
+
+
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     output = said(tmp_path, "backup.yml", "-e", "backup_secrets=s3cr3t", "-e", "backup_destination=s3://x")
     assert "backup_secrets is not what it should be: dict" in output

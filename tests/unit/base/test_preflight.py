@@ -237,6 +237,7 @@ def test_everything_wrong_is_said_at_once(run: Run, robot: dict[str, Any]) -> No
         "vmagent_queue_max": "1G",
         "vmagent_port": "eighty",
         "vmagent_queu_max": "1G",
+        "load_test_rat": 1,
         "victoriametrics_retention": "3m",
     }
     found = run(["victoriametrics", "vmagent"], robot | wrong)
@@ -246,6 +247,7 @@ def test_everything_wrong_is_said_at_once(run: Run, robot: dict[str, Any]) -> No
         "vmagent_outage is 99y",
         "vmagent_port",
         "did you mean vmagent_queue_max?",
+        "did you mean load_test_rate?",
         "victoriametrics_retention: '3m' is no retention",
     ):
         assert len(lines(found, words)) == 1, words
