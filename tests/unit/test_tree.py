@@ -112,8 +112,6 @@ def test_an_engine_is_not_asked_with_a_template_for_what_an_image_may_lack():
 # What Ansible looks for by its name.
 OF_ANSIBLE = {"ActionModule", "CallbackModule", "FilterModule", "InventoryModule", "ModuleDocFragment"}
 OF_ANSIBLE |= {"DOCUMENTATION", "EXAMPLES", "RETURN"}
-# Options of a service that its role may have variables for: they are read by their ending.
-BY_ENDING = re.compile(r"_(version|memory_max|port|allow_from|metrics_keep|sample_limit|series_limit|artifacts_dir)$")
 
 
 def words() -> Counter[str]:
@@ -144,9 +142,9 @@ def test_there_is_no_name_that_nothing_reads() -> None:
     python = [path for path in tracked() if path.suffix == ".py" and path.is_relative_to(ROOT / "plugins")]
     python += [path for path in tracked() if path.suffix == ".py" and path.is_relative_to(ROOT / "app" / "src")]
     names = {name for path in python for name in defined(path)} - OF_ANSIBLE
-    for path in [*(ROOT / "group_vars").rglob("*.yml"), *(ROOT / "roles").glob("*/*/main.yml")]:
-        if path.parent.name in ("defaults", "vars") or path.is_relative_to(ROOT / "group_vars"):
-            names |= {name for name in load(path) if not BY_ENDING.search(name)}
+    # Those of group_vars and of roles' defaults have a spec, which test_variables.py looks at.
+    for path in (ROOT / "roles").glob("*/vars/main.yml"):
+        names |= set(load(path))
     for path in (ROOT / "plugins" / "filter").glob("*.py"):
         names |= set(re.findall(r'^ +"(\w+)": ', path.read_text().partition("def filters")[2], re.MULTILINE))
     assert sorted(name for name in names if count[name] < 2 and not name.startswith("__")) == []
