@@ -195,11 +195,14 @@ def first(playbook: Path) -> dict[str, Any]:
     return play
 
 
+# What the others begin with, and what only reads until it imports site.yml.
+NO_BEGINNING = ("inventory", "rotate_secret")
+
+
 def test_every_playbook_begins_with_the_check() -> None:
-    """rotate_secret.yml only reads until it imports site.yml."""
     roles = {}
     for path in PLAYBOOKS:
-        if path.stem not in ("inventory", "rotate_secret"):
+        if path.stem not in NO_BEGINNING:
             assert first(path)["ansible.builtin.import_playbook"] == "inventory.yml", path
             roles[path.stem] = first(path)["vars"]["__fleet_roles"]
     assert {role for those in roles.values() for role in those} <= set(OPTIONS)
@@ -207,9 +210,7 @@ def test_every_playbook_begins_with_the_check() -> None:
     assert [name for name, those in roles.items() if name in OPTIONS and name not in those] == []
 
 
-@pytest.mark.parametrize(
-    "playbook", [path.name for path in PLAYBOOKS if path.stem not in ("inventory", "rotate_secret", "site", "firewall")]
-)
+@pytest.mark.parametrize("playbook", [path.name for path in PLAYBOOKS if path.stem not in NO_BEGINNING])
 def test_a_misspelt_variable_is_refused_with_the_nearest_name(playbook: str, tmp_path: Path) -> None:
     output = said(tmp_path, playbook, "-e", "health_max_sample_age_second=30")
     assert "no variable health_max_sample_age_second: did you mean health_max_sample_age_seconds?" in output
@@ -233,6 +234,13 @@ def test_wherever_it_is_set_and_of_whom(tmp_path: Path) -> None:
     ):
         assert line in output
     assert "backup_dir" not in output, "other machines of the inventory have variables of their own"
+
+
+def test_site_yml_leaves_it_to_base_where_no_other_machine_is_changed_before(tmp_path: Path) -> None:
+    output = said(tmp_path, "site.yml", robot_2={"load_test_rat": 1})
+    assert "Nothing was done: - robot-2: role load_test has no variable load_test_rat" in output
+    with pytest.raises(AssertionError, match="UNREACHABLE"):
+        said(tmp_path, "site.yml", "--limit", "robots", robot_2={"load_test_rat": 1})
 
 
 def test_a_value_of_another_type_is_refused_by_the_playbook_that_reads_it(tmp_path: Path) -> None:
