@@ -6,7 +6,6 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: fleet_variables
 short_description: Refuse variables that no role knows
-version_added: "1.0.0"
 description:
   - Looks at the names of all variables that the robots and the hubs of the play have, and the controller. One that
     starts with the name of a role of this collection and is in no role's C(meta/argument_specs.yml) is most often
@@ -24,12 +23,12 @@ attributes:
     description: Does the same in check mode.
     support: full
 author:
-  - Roverwatch
+  - Roverwatch (@roverwatch)
 """
 
 EXAMPLES = r"""
 - name: Check that every variable of the fleet is one
-  fleet_variables:
+  roverwatch.fleet.fleet_variables:
     roles: [health]
   run_once: true
 """

@@ -124,6 +124,8 @@ print(u.urlopen(request, context=ssl.create_default_context(cafile='/etc/roverwa
     finally:
         # The limit counts from the start of the process; the alert and the line would last for a quarter of an hour.
         fleet.docker("exec", fleet.container("hub-1"), "systemctl", "restart", "roverwatch-victoriametrics")
+        # The gateway asks a database that was away again after three seconds.
+        assert fleet.eventually(lambda: gateway.as_robot("hub-1", "robot-1", "/api/v1/write", "").status == 204, 30)
 
 
 def test_a_robot_with_another_robots_name_or_no_password_gets_nowhere():
