@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,12 +14,15 @@ def install(top: Path) -> Path:
     make = ["make", "--old-file=.venv/bin/.locked", "collection", f"DIST={top}"]
     subprocess.run(make, cwd=ROOT, check=True, capture_output=True)
     (built,) = top.glob("roverwatch-fleet-*.tar.gz")
-    install = ["ansible-galaxy", "collection", "install", "--offline", str(built), "-p", str(top / "installed")]
-    subprocess.run(install, cwd=top, check=True, capture_output=True)
-    return top / "installed"
+    installed = top / "installed"
+    installed.mkdir()
+    install = ["ansible-galaxy", "collection", "install", "--offline", str(built), "-p", str(installed)]
+    # With the checkout's configuration, as Molecule has it, the collection would be there already.
+    subprocess.run(install, cwd=top, env=os.environ | settings(installed), check=True, capture_output=True)
+    return installed
 
 
-def settings(collections: Path) -> Mapping[str, str]:
+def settings(collections: Path) -> dict[str, str]:
     """The environment of an Ansible that knows of that collection, and of nothing in a checkout."""
     empty = collections / "empty.cfg"
     empty.touch()
