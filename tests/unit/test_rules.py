@@ -13,6 +13,7 @@ import ansible_runs
 import pytest
 import yaml
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.artifact.store import MissingArtifact, Store
+from ansible_collections.roverwatch.fleet.plugins.plugin_utils.health import report
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = sorted((ROOT / "roles" / "vmalert" / "files" / "rules").glob("*.yml"))
@@ -149,6 +150,10 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(rule):
     for text in rule["annotations"].values():
         assert "\n" not in text
         assert len(text) > 20
+
+
+def test_the_alert_that_the_health_report_knows_by_its_name_is_one():
+    assert report.ROBOT_GONE in {rule.get("alert") for rule in rules()}
 
 
 def test_playbooks_that_actions_name_exist():
