@@ -65,7 +65,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system
 
 def begin(module: AnsibleModule, plan: Plan) -> dict[str, Any]:
     """See that it can be done."""
-    url = steps.service_url()
+    url = records.database_url()
     steps.check_alone()
     steps.check_budget(plan)
     status, reason = probe.http_get(url + "/health", steps.ANSWER_TIMEOUT_SECONDS)
@@ -89,7 +89,7 @@ def begin(module: AnsibleModule, plan: Plan) -> dict[str, Any]:
 def start(module: AnsibleModule, plan: Plan) -> dict[str, Any]:
     """Start it."""
     given = module.params
-    steps.start(steps.BACKUP, plan, given["program"], steps.service_url(), given["credentials"])
+    steps.start(steps.BACKUP, plan, given["program"], records.database_url(), given["credentials"])
     return {}
 
 

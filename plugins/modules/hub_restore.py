@@ -65,7 +65,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system
 
 def begin(_: AnsibleModule, plan: Plan) -> dict[str, Any]:
     """See that it can be done, and whether it is being done."""
-    url = steps.service_url()
+    url = records.database_url()
     place = steps.RESTORE.place
     follows = steps.RESTORE.is_active and place.exists() and place.read_text() == plan.place()
     if not follows:
@@ -93,7 +93,7 @@ def start(module: AnsibleModule, plan: Plan) -> dict[str, Any]:
     """Start it."""
     given = module.params
     steps.make_staging(plan)
-    steps.start(steps.RESTORE, plan, given["program"], steps.service_url(), given["credentials"])
+    steps.start(steps.RESTORE, plan, given["program"], records.database_url(), given["credentials"])
     return {}
 
 
@@ -120,7 +120,7 @@ def poll(_: AnsibleModule, plan: Plan) -> dict[str, Any]:
 
 def swap(_: AnsibleModule, __: Plan) -> dict[str, Any]:
     """Have the hub run on it."""
-    return {**steps.swap(steps.service_url()), "way_back": steps.way_back()}
+    return {**steps.swap(records.database_url()), "way_back": steps.way_back()}
 
 
 STEPS = {"begin": begin, "start": start, "poll": poll, "swap": swap}

@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -30,7 +29,7 @@ from ..system import disk, systemd, units
 from . import outcome
 from .request import LATEST, Plan
 
-SERVICE = "roverwatch-victoriametrics"
+SERVICE = records.DATABASE
 USER = "roverwatch"
 DATA = Path("/var/lib/roverwatch/victoriametrics")
 STAGING = DATA.with_name("victoriametrics.restoring")
@@ -105,14 +104,6 @@ BACKUP, RESTORE = Run("backup"), Run("restore")
 
 
 # --- the hub as it is --------------------------------------------------------------------------------------
-
-
-def service_url(directory: Path = records.DIRECTORY) -> str:
-    """Where the hub's VictoriaMetrics answers."""
-    for service in records.read(directory):
-        if service.unit == SERVICE:
-            return "{0.scheme}://{0.netloc}".format(urllib.parse.urlsplit(service.ready_url))
-    raise BackupError("{} is not deployed here: run playbooks/site.yml first".format(SERVICE))
 
 
 def check_budget(plan: Plan, directory: Path = records.DIRECTORY) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..hub import uplink
+from ..query import local_database
 
 DIRECTORY = Path("/etc/roverwatch/services.d")
 # The service that has the machine's samples: a robot's own history, or a hub's of the fleet.
-DATABASE = "roverwatch-victoriametrics"
+DATABASE = local_database.UNIT
 
 
 class RecordError(Exception):
