@@ -23,7 +23,7 @@ from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.health.options import Options, Paths
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.hub import gateway, uplink
 from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.service import records
-from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import systemd
+from ansible_collections.roverwatch.fleet.plugins.module_utils.roverwatch.system import filesystems, systemd
 from stopwatch import Stopwatch
 
 MIB = 2**20
@@ -472,6 +472,17 @@ def test_hub_that_is_silent(machine: Machine, silent_url: str) -> None:
     result = machine.check(hub_query_url=silent_url)
     assert watch.seconds < 1.5
     assert result["hub"] == {"error": "timed out"}
+
+
+def test_a_disk_that_takes_no_more_is_named_with_what_needs_room(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = filesystems.FullDisk(Path("/var"), "is full: 1M of 1G are free; /var/lib/roverwatch is on it")
+    monkeypatch.setattr(filesystems, "full", lambda *_: [full])
+    (problem,) = machine.check()["problems"]
+    assert problem["service"] == "disk"
+    assert problem["what"] == "/var is full: 1M of 1G are free; /var/lib/roverwatch is on it"
+    assert problem["remedy"].startswith("on robot-1: df -h /var; du -xh -d2 /var | sort -h.")
 
 
 def test_limits_that_were_reached(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
